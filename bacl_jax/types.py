@@ -1,0 +1,64 @@
+"""The pytrees that travel between data, model, objective and step. Imports nothing of ours.
+
+Dimension legend, used all over the project:
+  B  rows of the (global) batch         P  anchor tokens (patches, frames)
+  T  text tokens                        C  width of a token feature
+  D  width of the pooled embedding      M  slots of the memory bank
+  K  candidates of an anchor
+"""
+
+import dataclasses
+
+import jax
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+MODALITIES = ("image", "text", "audio", "video")
+
+
+def pytree(cls):
+    """Frozen dataclass that is also a JAX pytree, all fields being children."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
+
+
+@pytree
+class Tokens:
+    """One modality's raw input.
+
+    values: image uint8 [B, H, W, 3]; text int32 [B, T] token ids.
+    mask:   bool [B, T], True where a token is valid; None when every position is.
+    """
+
+    values: Array
+    mask: Bool[Array, "B T"] | None = None
+
+
+@pytree
+class Batch:
+    """One global batch (on a host: this host's rows of it).
+
+    inputs:     modality name -> Tokens.
+    present:    modality name -> bool [B]; False where the row lacks that modality.
+    caption_id: uint32 [B, 2], 64-bit hash of the normalised caption.
+    anchor_id:  uint32 [B, 2], 64-bit hash of the source key of the anchor.
+    index:      int32 [B], row number in the training source; what a partner list points to.
+    """
+
+    inputs: dict[str, Tokens]
+    present: dict[str, Bool[Array, " B"]]
+    caption_id: UInt32[Array, "B 2"]
+    anchor_id: UInt32[Array, "B 2"]
+    index: Int[Array, " B"]
+
+
+@pytree
+class Features:
+    """What a tower returns.
+
+    pooled: float32 [B, D], L2-normalised.
+    tokens: [B, N, C] token features (N = P patches or T text tokens).
+    mask:   bool [B, N] validity of `tokens`; None when all are valid.
+    """
+
+    pooled: Float[Array, "B D"]
+    tokens: Float[Array, "B N C"]
+    mask: Bool[Array, "B N"] | None = None
