@@ -1,78 +1,82 @@
 """Every setting of a run, as frozen dataclasses, and the one reader of a ConfigDict.
 
-A field's comment gives unit and meaning. Fields marked `CHANGEABLE` may differ between the run that wrote a
-workdir and the run that resumes it; any other difference is refused.
+A field's comment gives unit and meaning, its type the values it may take. Fields marked `changeable` may differ between
+the run that wrote a workdir and the run that resumes it; any other difference is refused (`check_resumable`).
 """
 
 import dataclasses
 import hashlib
 import json
-import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
+from ml_collections import ConfigDict, FieldReference
 
-class ConfigError(ValueError):
-    """A setting is unknown, of the wrong type or out of range; the message names field, value, allowed values."""
-
-
-def _field(default: Any, *, changeable: bool = False) -> Any:
-    return dataclasses.field(default=default, metadata={"changeable": changeable})
-
-
-CHANGEABLE = {"changeable": True}
+from bacl_jax.settings import (
+    ConfigError,
+    Decay,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Range,
+    Share,
+    changeable,
+    leaves,
+    read,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     kind: Literal["emoji", "manifest"] = "emoji"
-    path: str | None = _field(None, changeable=True)  # manifest file; emoji: None finds the installed package
+    path: str | None = changeable(None)  # manifest file; emoji: None finds the installed package
     vendors: tuple[str, ...] = ("Goog", "Twtr")  # emoji: image sets to use; others than these two have restrictive licences
     language: str = "en"  # emoji: caption language, one of the 14 of the package `emoji`
     holdout: Literal["compositional", "vendor"] = "compositional"  # emoji: what is kept out of training
     holdout_vendors: tuple[str, ...] = ("Twtr",)  # emoji, holdout = "vendor": the vendors kept for the test
-    holdout_seed: int = 0  # emoji: draws the held-out captions; not tied to `seed`, so that runs share them
-    validation_captions: int = 200  # emoji: held-out captions for tuning
-    test_captions: int = 400  # emoji: held-out captions for the reported table
+    holdout_seed: NonNegative = 0  # emoji: draws the held-out captions; not tied to `seed`, so that runs share them
+    validation_captions: NonNegative = 200  # emoji: held-out captions for tuning
+    test_captions: NonNegative = 400  # emoji: held-out captions for the reported table
     image_column: str = "image"  # manifest: path relative to the manifest's folder
     caption_column: str = "caption"  # manifest
     id_column: str | None = None  # manifest: key of the anchor; None: the image path
     split_column: str | None = None  # manifest: values train, validation, test; None: every row is train
     on_error: Literal["raise", "skip"] = "raise"  # bad rows stop the start-up, or are counted and logged
-    max_pixels: int = 89_478_485  # a larger image is refused as a decompression bomb
-    image_size: int = 32  # pixels a side
+    max_pixels: Positive = 89_478_485  # a larger image is refused as a decompression bomb
+    image_size: Positive = 32  # pixels a side
     tokenizer: Literal["word", "bpe"] = "word"
-    vocab_size: int = 4096  # upper bound on the vocabulary trained on the captions
-    context_length: int = 16  # tokens a caption, BOS and EOS included; longer captions are cut
-    augment_scale: float = 0.15  # image side of the crop in [1 - s, 1 + s] of the picture's; 0: none
-    augment_shift: float = 0.1  # crop centre moves by up to this share of the side; 0: none
+    vocab_size: Annotated[int, Range(5)] = 4096  # upper bound on the vocabulary trained on the captions
+    context_length: Annotated[int, Range(3)] = 16  # tokens a caption, BOS and EOS included; longer captions are cut
+    augment_scale: Annotated[float, Range(0, 0.9)] = 0.15  # image side of the crop in [1 - s, 1 + s] of the picture's; 0: none
+    augment_shift: Share = 0.1  # crop centre moves by up to this share of the side; 0: none
     augment_flip: bool = False  # mirror at random; wrong for captions that say left or right
-    threads: int = _field(2, changeable=True)  # readers of the grain pipeline
-    prefetch: int = _field(4, changeable=True)  # batches read ahead; < bns.list_delay when partners are drawn
+    threads: Positive = changeable(2)  # readers of the grain pipeline
+    prefetch: Positive = changeable(4)  # batches read ahead; < bns.list_delay when partners are drawn
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
     kind: Literal["conv", "vit"] = "conv"
-    width: int = 128  # channels of the token features
-    depth: int = 4  # blocks
-    heads: int = 4  # vit: attention heads
-    patch: int = 4  # pixels a side of one token
-    mlp_ratio: int = 4
+    width: Positive = 128  # channels of the token features
+    depth: Positive = 4  # blocks
+    heads: Positive = 4  # vit: attention heads
+    patch: Positive = 4  # pixels a side of one token
+    mlp_ratio: Positive = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    width: int = 128
-    depth: int = 2
-    heads: int = 4
-    mlp_ratio: int = 4
+    width: Positive = 128
+    depth: Positive = 2
+    heads: Positive = 4
+    mlp_ratio: Positive = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    embed_dim: int = 128
+    embed_dim: Positive = 128
     image: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"  # compute; parameters stay float32
@@ -83,26 +87,26 @@ class BNSConfig:
     """Boundary-aware Negative Sampler (arXiv 2511.08399)."""
 
     enabled: bool = False
-    k: int = 32  # hardest candidates of an anchor
-    pool: int = 512  # candidates of an anchor: the k hardest plus a stratified uniform draw; pool = k is the literal paper
+    k: Positive = 32  # hardest candidates of an anchor
+    pool: Positive = 512  # candidates of an anchor: the k hardest plus a stratified uniform draw; pool = k is the literal paper
     reweight: bool = True  # channel (a): in-batch candidates enter the denominator once more, weight k q
-    drawn_share: float = 0.0  # channel (b): share of rows for which a drawn bank caption is re-encoded as an extra column
+    drawn_share: Share = 0.0  # channel (b): share of rows for which a drawn bank caption is re-encoded as an extra column
     stale: bool = False  # ablation: bank embeddings enter the denominator as they are
-    partner_share: float = 0.5  # channel (c): share of the batch that partners replace at the end of training; 0: off
-    partner_k: int = 32  # channel (c): partners kept for each id of the bank
-    partner_every: int = 50  # channel (c): steps between two partner lists
-    list_delay: int = 8  # channel (c): steps before a new list acts; more than data.prefetch
-    hidden: int = 128  # policy MLP
-    policy_bound: float | None = 1.0  # |policy score| <= this; None: unbounded, the literal paper
+    partner_share: Annotated[float, Range(0, 0.9)] = 0.5  # channel (c): share of the batch from partners at the end; 0: off
+    partner_k: Positive = 32  # channel (c): partners kept for each id of the bank
+    partner_every: Positive = 50  # channel (c): steps between two partner lists
+    list_delay: Positive = 8  # channel (c): steps before a new list acts; more than data.prefetch
+    hidden: Positive = 128  # policy MLP
+    policy_bound: PositiveFloat | None = 1.0  # |policy score| <= this; None: unbounded, the literal paper
     alpha_early: float = 0.3  # schedule at the start: > 0 suppresses hard candidates
     alpha_late: float = -0.5  # schedule at the end: < 0 seeks them
-    slope: float = 1.5
-    horizon: float = 10.0  # V: the schedule runs over v = V * progress, midpoint V / 2
-    tau_b: float = 0.02  # unit of the boundary score
-    tau_g: float = 0.5  # Gumbel-Softmax temperature
-    eps: float = 0.1  # |boundary score| <= eps counts as ambiguous
+    slope: PositiveFloat = 1.5
+    horizon: PositiveFloat = 10.0  # V: the schedule runs over v = V * progress, midpoint V / 2
+    tau_b: PositiveFloat = 0.02  # unit of the boundary score
+    tau_g: PositiveFloat = 0.5  # Gumbel-Softmax temperature
+    eps: PositiveFloat = 0.1  # |boundary score| <= eps counts as ambiguous
     reward: Literal["boundary", "schedule"] = "boundary"
-    entropy_bonus: float = 0.01
+    entropy_bonus: NonNegativeFloat = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,75 +114,75 @@ class CLAConfig:
     """Contrastive Local Attention (arXiv 2511.08399)."""
 
     enabled: bool = False
-    layers: int = 1  # cross-modal layers; the paper has 4
-    width: int = 128
-    heads: int = 4
-    row_share: float = 0.25  # share of the rows that CLA sees each step
-    top: int = 10  # entries of dA in Omega
-    beta: float = 1.0
+    layers: Positive = 1  # cross-modal layers; the paper has 4
+    width: Positive = 128
+    heads: Positive = 4
+    row_share: Annotated[float, Range(0, 1, open_low=True)] = 0.25  # share of the rows that CLA sees each step
+    top: Positive = 10  # entries of dA in Omega
+    beta: NonNegativeFloat = 1.0
     stop_gradient: Literal["none", "positive", "all"] = "none"
-    lambda_local: float = 0.3
-    lambda_match: float = 0.3
+    lambda_local: NonNegativeFloat = 0.3
+    lambda_match: NonNegativeFloat = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
     kind: Literal["infonce", "sigmoid"] = "infonce"
     same_id: Literal["positive", "mask"] = "positive"  # rows of one caption or one anchor: positives, or left out
-    init_scale: float = 14.2857  # exp(log_scale) at the start; sigmoid: 10
-    max_scale: float = 100.0
+    init_scale: PositiveFloat = 14.2857  # exp(log_scale) at the start; sigmoid: 10
+    max_scale: PositiveFloat = 100.0
     init_bias: float = -10.0  # sigmoid only
-    bank_size: int = 4096  # slots of the memory bank; any size
+    bank_size: Positive = 4096  # slots of the memory bank; any size
     bns: BNSConfig = BNSConfig()
     cla: CLAConfig = CLAConfig()
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    lr: float = 2e-3
-    warmup_steps: int = 50
-    end_lr_share: float = 0.0  # cosine ends at this share of lr
-    weight_decay: float = 0.1
-    b1: float = 0.9
-    b2: float = 0.98
-    eps: float = 1e-6
-    clip_norm: float = 1.0
-    policy_lr: float = 1e-3
-    policy_clip_norm: float = 1.0
-    ema_decay: float | None = None  # decay of the averaged parameters that evaluation uses; None: no average
+    lr: PositiveFloat = 2e-3
+    warmup_steps: NonNegative = 50
+    end_lr_share: Share = 0.0  # cosine ends at this share of lr
+    weight_decay: NonNegativeFloat = 0.1
+    b1: Decay = 0.9
+    b2: Decay = 0.98
+    eps: PositiveFloat = 1e-6
+    clip_norm: PositiveFloat = 1.0
+    policy_lr: PositiveFloat = 1e-3
+    policy_clip_norm: PositiveFloat = 1.0
+    ema_decay: Decay | None = None  # decay of the averaged parameters that evaluation uses; None: no average
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    steps: int = _field(1000, changeable=True)
-    batch_size: int = 256  # global
-    log_every: int = _field(10, changeable=True)  # steps
-    eval_every: int = _field(200, changeable=True)  # steps; 0: only at the end
-    save_every: int = _field(200, changeable=True)  # steps
-    save_minutes: float | None = _field(1.0, changeable=True)  # also save when this much time has passed; None: never
-    keep: int = _field(2, changeable=True)  # newest checkpoints kept, beside the best
-    keep_best: str | None = _field("i2t_R@1", changeable=True)  # metric of the `retrieval` task on validation; None: newest only
-    halt_after_nonfinite: int = _field(20, changeable=True)  # consecutive skipped steps before the run stops
+    steps: Positive = changeable(1000)
+    batch_size: Positive = 256  # global
+    log_every: Positive = changeable(10)  # steps
+    eval_every: NonNegative = changeable(200)  # steps; 0: only at the end
+    save_every: Positive = changeable(200)  # steps
+    save_minutes: PositiveFloat | None = changeable(1.0)  # also save when this much time has passed; None: never
+    keep: Positive = changeable(2)  # newest checkpoints kept, beside the best
+    keep_best: str | None = changeable("i2t_R@1")  # metric of the `retrieval` task on validation; None: newest only
+    halt_after_nonfinite: Positive = changeable(20)  # consecutive skipped steps before the run stops
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    data: int = _field(-1, changeable=True)  # devices along the batch; -1: those that remain
-    fsdp: int = _field(1, changeable=True)  # devices over which parameters are sharded too
-    tensor: int = _field(1, changeable=True)  # devices inside one layer
+    data: Annotated[int, Range(-1)] = changeable(-1)  # devices along the batch; -1: those that remain
+    fsdp: Positive = changeable(1)  # devices over which parameters are sharded too
+    tensor: Positive = changeable(1)  # devices inside one layer
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    split: Literal["validation", "test"] = _field("validation", changeable=True)  # what the run evaluates while it trains
-    tasks: tuple[str, ...] = _field(("retrieval", "halftrue"), changeable=True)
-    batch_size: int = _field(256, changeable=True)  # rows encoded at a time
-    chunk: int = _field(1024, changeable=True)  # queries ranked at a time
+    split: Literal["validation", "test"] = changeable("validation")  # what the run evaluates while it trains
+    tasks: tuple[Literal["retrieval", "halftrue", "localization"], ...] = changeable(("retrieval", "halftrue"))
+    batch_size: Positive = changeable(256)  # rows encoded at a time
+    chunk: Positive = changeable(1024)  # queries ranked at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    seed: int = 0
+    seed: NonNegative = 0  # of everything random: weights, data order, augmentation, draws
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -186,3 +190,143 @@ class Config:
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
     eval: EvalConfig = EvalConfig()
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain dict of a config dataclass; tuples become lists, as in JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Dotted field name, as on the command line without `config.`, -> value."""
+    return dict(leaves(config))
+
+
+def default_config_dict() -> ConfigDict:
+    """The defaults as an ml_collections ConfigDict whose fields can all be set on the command line.
+
+    A field that may be None has the type `object`: ml_collections then takes None, a number or a word from the command line, and
+    `from_config_dict` checks what came. Every other field keeps the type of its default.
+    """
+    return _config_dict(Config())
+
+
+def _config_dict(config: Any) -> ConfigDict:
+    hints, result = typing.get_type_hints(type(config)), ConfigDict()
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            result[field.name] = _config_dict(value)
+        else:
+            result[field.name] = optional(value) if type(None) in typing.get_args(hints[field.name]) else value
+    return result
+
+
+def optional(value: Any) -> FieldReference:
+    """A ConfigDict value that the command line may set to None and from None."""
+    return FieldReference(value, field_type=object)
+
+
+def sha256(config: Config) -> str:
+    """Hex digest of the config's canonical JSON (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def from_config_dict(settings: ConfigDict | Mapping[str, Any]) -> Config:
+    """The only reader of a ConfigDict (or of the nested mapping of a config.json). A missing key keeps its default.
+
+    Raises ConfigError on an unknown key, a wrong type, a value out of range, and on fields that contradict each other.
+    """
+    mapping = settings.to_dict() if isinstance(settings, ConfigDict) else settings
+    config = read(Config, mapping, "config")
+    _check_together(config)
+    return config
+
+
+def _check_together(config: Config) -> None:
+    """ConfigError for the first rule between fields that does not hold."""
+    data, model, objective, bns, train = config.data, config.model, config.objective, config.objective.bns, config.train
+    readers = data.prefetch + data.threads
+    capacity = objective.bank_size + train.batch_size
+    partners = bns.enabled and bns.partner_share > 0
+    rules = (
+        (
+            data.kind != "manifest" or data.path is not None,
+            "data.path",
+            "must name a CSV, JSONL or Parquet file where data.kind is manifest",
+        ),
+        (len(data.vendors) > 0, "data.vendors", "must name at least one vendor"),
+        (
+            data.holdout != "vendor" or set(data.vendors) > set(data.holdout_vendors) > set(),
+            "data.holdout_vendors",
+            f"must be some, not all, of data.vendors = {data.vendors}",
+        ),
+        (data.image_size % model.image.patch == 0, "model.image.patch", f"must divide data.image_size = {data.image_size}"),
+        (model.text.width % model.text.heads == 0, "model.text.heads", f"must divide model.text.width = {model.text.width}"),
+        (
+            model.image.kind != "vit" or model.image.width % model.image.heads == 0,
+            "model.image.heads",
+            f"must divide model.image.width = {model.image.width}",
+        ),
+        (
+            objective.cla.width % objective.cla.heads == 0,
+            "objective.cla.heads",
+            f"must divide objective.cla.width = {objective.cla.width}",
+        ),
+        (objective.init_scale <= objective.max_scale, "objective.init_scale", f"must be <= objective.max_scale = {objective.max_scale}"),
+        (bns.pool >= bns.k, "objective.bns.pool", f"must be >= objective.bns.k = {bns.k}"),
+        (
+            not bns.enabled or bns.pool <= capacity,
+            "objective.bns.pool",
+            f"must be <= objective.bank_size + train.batch_size = {capacity}, the candidates there are",
+        ),
+        (
+            not partners or bns.partner_k <= objective.bank_size,
+            "objective.bns.partner_k",
+            f"must be <= objective.bank_size = {objective.bank_size}",
+        ),
+        (
+            not partners or bns.list_delay > readers,
+            "objective.bns.list_delay",
+            f"must be > data.prefetch + data.threads = {readers}, else a batch is read before the partner list that it needs exists",
+        ),
+        (
+            objective.cla.stop_gradient != "all" or objective.cla.beta == 0,
+            "objective.cla.beta",
+            "must be 0 where objective.cla.stop_gradient is all: it has no effect there",
+        ),
+        (config.optim.warmup_steps < train.steps, "optim.warmup_steps", f"must be < train.steps = {train.steps}"),
+        (
+            train.keep_best is None or "retrieval" in config.eval.tasks,
+            "eval.tasks",
+            f"must hold retrieval, which gives train.keep_best = {train.keep_best}",
+        ),
+    )
+    values = flatten(config)
+    for holds, field, message in rules:
+        if not holds:
+            raise ConfigError(f"config.{field} = {values[field]!r}: {message}; set it with --config.{field}=...")
+
+
+def changed_fields(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted name -> (old value, new value) of every field that differs."""
+    before, after = flatten(old), flatten(new)
+    return {name: (before[name], after[name]) for name in after if before[name] != after[name]}
+
+
+def is_changeable(name: str) -> bool:
+    """Whether a workdir may be resumed with another value of this field."""
+    *groups, leaf = name.split(".")
+    cls: Any = Config
+    for group in groups:
+        cls = typing.get_type_hints(cls)[group]
+    return {field.name: field.metadata.get("changeable", False) for field in dataclasses.fields(cls)}[leaf]
+
+
+def check_resumable(old: Config, new: Config) -> None:
+    """ConfigError that names field, old and new value unless every field that differs is changeable."""
+    refused = [(name, pair) for name, pair in changed_fields(old, new).items() if not is_changeable(name)]
+    if refused:
+        listed = "; ".join(f"config.{name} was {before!r}, is now {after!r}" for name, (before, after) in refused)
+        back = " ".join(f"--config.{name}={before}" for name, (before, _) in refused)
+        raise ConfigError(f"the workdir belongs to another config: {listed}. Take another --workdir, or set back: {back}")
