@@ -1,0 +1,124 @@
+"""Which rows make up a step: pure functions of (seed, step), and the partner lists of BNS channel (c).
+
+Dimension legend: B rows of the global batch, n rows of the training source, k partners of a row.
+"""
+
+import dataclasses
+import threading
+
+import numpy as np
+from grain.experimental import index_shuffle
+from jaxtyping import Int, Int32, Int64
+
+AUGMENTATION, PARTNER = 1, 2  # streams of `generator`
+_ROUNDS = 4  # of the block cipher behind index_shuffle; grain's own default
+
+
+def generator(seed: int, step: int, stream: int) -> np.random.Generator:
+    """Counter-based random numbers of (seed, step, stream); the r-th draw belongs to global row r, whatever the number of hosts."""
+    return np.random.Generator(np.random.Philox(key=np.random.SeedSequence([seed, step, stream]).generate_state(2, np.uint64)))
+
+
+def batch_rows(seed: int, step: int, batch_size: int, n: int) -> Int64[np.ndarray, " B"]:
+    """The training rows of a step: positions step * B ... + B - 1 of an endless sequence of shuffled epochs.
+
+    Each epoch holds each of the n rows once, in an order of its own; a batch may span the edge of two (or, if B > n, more) epochs.
+    No table is kept: the order is evaluated where it is needed (`grain.experimental.index_shuffle`), about 0.2 us a row.
+    """
+    if n < 1 or batch_size < 1:
+        raise ValueError(f"an order needs at least one row and one row a batch, found n = {n}, batch_size = {batch_size}")
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    seeds = {
+        epoch: int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]) for epoch in range(positions[0] // n, positions[-1] // n + 1)
+    }
+    return np.array([index_shuffle(p % n, n - 1, seeds[p // n], _ROUNDS) for p in positions], np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class PartnerList:
+    """Hard partners of training rows, in force from step `active_from` until a newer list is.
+
+    partners: rows of the training source; -1 = none, in any slot. A row of -1 has no partner.
+    """
+
+    active_from: int
+    partners: Int32[np.ndarray, "n k"]
+
+    @classmethod
+    def from_bank(cls, active_from: int, index: Int[np.ndarray, " M"], partners: Int[np.ndarray, "M k"], n: int) -> "PartnerList":
+        """Scatter the partner rows of bank slots to training rows: `index` [M] names each slot's row, -1 an empty slot.
+
+        A row that is in several slots takes the partners of the last one.
+        """
+        table = np.full((n, partners.shape[1]), -1, np.int32)
+        for slot in np.flatnonzero(index >= 0):
+            table[index[slot]] = partners[slot]
+        return cls(active_from, table)
+
+
+class PartnerLists:
+    """Thread-safe holder of the lists in force and to come; what a checkpoint saves of them is `live(step)`.
+
+    The loader asks ahead of the training step, so a list must arrive before the first step it acts on is asked for; `put` refuses one
+    that comes too late, since the content of a step would then depend on timing.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lists: list[PartnerList] = []
+        self._asked = -1
+
+    def put(self, partner_list: PartnerList) -> None:
+        """Add a list; one with the same `active_from` is replaced. Raises RuntimeError if a step it acts on was already read."""
+        with self._lock:
+            if partner_list.active_from <= self._asked:
+                raise RuntimeError(
+                    f"a partner list for step {partner_list.active_from} came after step {self._asked} was read; "
+                    "raise objective.bns.list_delay or lower data.prefetch and data.threads"
+                )
+            kept = [each for each in self._lists if each.active_from != partner_list.active_from]
+            self._lists = sorted([*kept, partner_list], key=lambda each: each.active_from)
+
+    def at(self, step: int) -> PartnerList | None:
+        """The newest list with active_from <= step, or None."""
+        with self._lock:
+            self._asked = max(self._asked, step)
+            return next((each for each in reversed(self._lists) if each.active_from <= step), None)
+
+    def live(self, step: int) -> tuple[PartnerList, ...]:
+        """The lists that steps >= `step` need: the one in force and those to come, by active_from."""
+        with self._lock:
+            current = max((each.active_from for each in self._lists if each.active_from <= step), default=step)
+            return tuple(each for each in self._lists if each.active_from >= current)
+
+    def drop_before(self, step: int) -> None:
+        """Forget the lists that no step >= `step` needs."""
+        live = self.live(step)
+        with self._lock:
+            self._lists = [each for each in self._lists if each in live or each.active_from >= step]
+
+
+def with_partners(
+    rows: Int64[np.ndarray, " B"], partners: Int32[np.ndarray, "n k"], share: float, seed: int, step: int
+) -> Int64[np.ndarray, " B"]:
+    """Replace the last round(share * B) rows of a global batch by partners of the first ones.
+
+    Replaced row r belongs to anchor row r mod (B - replaced), and takes one of the anchor's valid partners, drawn by (seed, step, r).
+    A row whose anchor has no partner keeps its own content. At least one row stays. share in [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share of partners must lie in [0, 1], found {share}")
+    batch_size = len(rows)
+    replaced = min(round(share * batch_size), batch_size - 1)
+    if replaced == 0:
+        return rows
+    target = np.arange(batch_size - replaced, batch_size)
+    candidates = partners[rows[target % (batch_size - replaced)]]
+    valid = candidates >= 0
+    count = valid.sum(axis=1)
+    draw = generator(seed, step, PARTNER).random(batch_size)[target]
+    slot = np.argsort(~valid, axis=1, kind="stable")[np.arange(replaced), (draw * count).astype(np.int64)]
+    chosen = candidates[np.arange(replaced), slot]
+    result = rows.copy()
+    result[target] = np.where(count > 0, chosen, rows[target])
+    return result

@@ -1,0 +1,146 @@
+"""What every data set looks like to the rest of the project, whatever it was read from.
+
+Dimension legend: n rows of the training source, N rows of an evaluation split, B rows of a batch.
+"""
+
+import dataclasses
+import hashlib
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int, UInt8, UInt32
+
+from bacl_jax.data.halftrue import HalfTrueIndex
+
+SPLITS = ("validation", "test")
+
+
+class DataError(ValueError):
+    """Data that cannot be used. The message names the place, what was found and what to change; `kind` is a short name for counting."""
+
+    def __init__(self, message: str, *, kind: str = "data"):
+        super().__init__(message)
+        self.kind = kind
+
+
+OnSkip = Callable[[DataError], None]  # called once for each row that is left out under data.on_error = "skip"
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One pair.
+
+    image:      uint8 [h, w, 3], any size.
+    caption:    normalised (`normalise`).
+    anchor_key: names the source image; rows with one key hold the same image.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    caption: str
+    anchor_key: str
+
+
+class Source(Protocol):
+    """Random access to pairs; `source[i]` is thread safe and a pure function of i in [0, len)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySource:
+    """Decoded images held in memory, one of each row."""
+
+    images: Sequence[np.ndarray]
+    captions: Sequence[str]
+    anchor_keys: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(self.images[index], self.captions[index], self.anchor_keys[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSplit:
+    """Rows kept out of training; one row an image, and `caption[i]` is the row of `DataSet.captions` that describes it."""
+
+    source: Source
+    caption: Int[np.ndarray, " N"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """A training source and its hold-outs.
+
+    train_caption: row -> index into `captions`.
+    splits:        "validation" and "test", always both; a split nobody defined has zero rows.
+    captions:      the distinct captions of all splits, normalised, sorted.
+    half_true:     index over `captions`.
+    skipped:       rows left out, counted by kind.
+    description:   one line for logs and reports: what was read, and how much of it.
+    """
+
+    name: str
+    description: str
+    train: Source
+    train_caption: Int[np.ndarray, " n"]
+    splits: dict[str, EvalSplit]
+    captions: tuple[str, ...]
+    half_true: HalfTrueIndex
+    skipped: dict[str, int]
+
+
+def normalise(caption: str) -> str:
+    """Unicode NFC, lower case, single spaces: two captions are the same one when their normal forms are equal."""
+    return " ".join(unicodedata.normalize("NFC", caption).lower().split())
+
+
+def hash_ids(keys: Iterable[str]) -> UInt32[np.ndarray, "B 2"]:
+    """64-bit BLAKE2b of each key as two uint32 (low word first); a function of the text alone, the same on every host and in every run.
+
+    Among m keys the chance of any collision is about m^2 / 2^65.
+    """
+    digests = b"".join(hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys)
+    return np.frombuffer(digests, "<u4").astype(np.uint32).reshape(-1, 2)
+
+
+def assemble(
+    *,
+    name: str,
+    description: str,
+    make_source: Callable[[Sequence[int]], Source],
+    row_captions: Sequence[str],
+    row_splits: Sequence[str],
+    skipped: dict[str, int],
+) -> DataSet:
+    """Split rows 0 .. len - 1 into train, validation and test, in their order.
+
+    make_source(rows) gives the source that holds those rows; `row_captions` are normalised; `row_splits` holds "train", "validation"
+    or "test". Raises DataError when no row is left for training.
+    """
+    captions = tuple(sorted(set(row_captions)))
+    position = {caption: i for i, caption in enumerate(captions)}
+    rows_of: dict[str, list[int]] = {split: [] for split in ("train", *SPLITS)}
+    for row, split in enumerate(row_splits):
+        rows_of[split].append(row)
+    if not rows_of["train"]:
+        raise DataError(f"{name}: no row is left for training ({description}; left out: {skipped or 'nothing'})", kind="empty")
+
+    def caption_rows(rows: list[int]) -> np.ndarray:
+        return np.array([position[row_captions[row]] for row in rows], np.int64)
+
+    return DataSet(
+        name=name,
+        description=description,
+        train=make_source(rows_of["train"]),
+        train_caption=caption_rows(rows_of["train"]),
+        splits={split: EvalSplit(make_source(rows_of[split]), caption_rows(rows_of[split])) for split in SPLITS},
+        captions=captions,
+        half_true=HalfTrueIndex(captions),
+        skipped=skipped,
+    )
