@@ -1,0 +1,1 @@
+"""Zero-shot evaluation: retrieval, half-true captions, localisation of attention, reports."""

@@ -1,0 +1,252 @@
+"""AEL, attention error localisation: does |A+ - A-| of a half-true pair point at what differs in the picture?
+
+Two half-true captions i and j whose images exist in one style (one vendor) show where the truth lies: the patches in
+which the two images differ. A model sees the image of i alone, once with caption i (A+) and once with caption j (A-),
+and its answer is the patch with the largest sum_t dA. AEL is the share of answers inside the region; guessing scores
+region / P. The measure is ours: the paper (arXiv 2511.08399) names it and gives no formula.
+
+Dimension legend: n pairs, b pairs at a time, S image side, T text tokens, P patches (row-major over a grid).
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from bacl_jax.data.loader import eval_batches
+from bacl_jax.eval.retrieval import Embeddings, progress
+from bacl_jax.objective.cla import delta_attention as aligned_delta
+from bacl_jax.types import Features
+
+THRESHOLD = 0.05  # mean absolute difference of a patch, pixels in [0, 1], above which it belongs to the region
+
+# (text features, image features) -> attention [b, T, P]
+Attend = Callable[[Features, Features], Float[Array, "b T P"]]
+# (ids, mask, A) of the true caption, then of the half-true one -> dA [b, T, P] over the rows of the true caption
+DeltaAttention = Callable[..., Float[Array, "b T P"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Half-true pairs within one style.
+
+    images, others: the images of the true and of the half-true caption, each distinct one once.
+    image, other: [n] rows of these. caption, false_caption: [n] indices into dataset.captions.
+    """
+
+    images: UInt8[np.ndarray, "i S S 3"]
+    others: UInt8[np.ndarray, "j S S 3"]
+    image: Int[np.ndarray, " n"]
+    other: Int[np.ndarray, " n"]
+    caption: Int[np.ndarray, " n"]
+    false_caption: Int[np.ndarray, " n"]
+
+    def take(self, kept: Bool[np.ndarray, " n"]) -> "Pairs":
+        """Those pairs for which `kept` is True."""
+        columns = {name: getattr(self, name)[kept] for name in ("image", "other", "caption", "false_caption")}
+        return dataclasses.replace(self, **columns)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Some rows of a source, as a source."""
+
+    source: Any
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source[self.rows[index]]
+
+
+def style(anchor_key: str) -> str | None:
+    """The style (vendor) of an anchor, the part of its key before the slash; None without one."""
+    prefix, slash, _ = anchor_key.partition("/")
+    return prefix if slash else None
+
+
+def find_pairs(embeddings: Embeddings) -> Pairs | None:
+    """Every (image of the split, neighbour of its caption) whose neighbour has an image of the same style in any split.
+
+    None when there is no such pair, as always for a manifest: its keys name no style. Memory: the images of the pairs.
+    """
+    dataset, split = embeddings.dataset, embeddings.dataset.splits[embeddings.split]
+    if embeddings.config.data.kind != "emoji":
+        return None
+    sources = [(split.source, split.caption), (dataset.train, dataset.train_caption)]
+    sources += [(part.source, part.caption) for name, part in sorted(dataset.splits.items()) if name != embeddings.split]
+    where: dict[tuple[str, int], tuple[int, int]] = {}
+    own_style = []
+    for number, (source, captions) in enumerate(sources):
+        for row, caption in enumerate(np.asarray(captions).tolist()):
+            name = style(source[row].anchor_key)
+            if name is not None:
+                where.setdefault((name, caption), (number, row))
+            if number == 0:
+                own_style.append(name)
+    found = [
+        (row, where[own_style[row], other], caption, other)
+        for row, caption in enumerate(embeddings.split_captions.tolist())
+        for other, _, _ in dataset.half_true.neighbours(caption)
+        if (own_style[row], other) in where and other != caption
+    ]
+    if not found:
+        return None
+    rows, places, captions, false_captions = zip(*found, strict=True)
+    distinct, image = np.unique(np.asarray(rows), return_inverse=True)
+    images = _pixels(_Rows(split.source, distinct.tolist()), embeddings)
+    order = {place: position for position, place in enumerate(sorted(set(places)))}
+    by_source = [[row for number, row in order if number == wanted] for wanted in range(len(sources))]
+    others = [_pixels(_Rows(sources[number][0], wanted), embeddings) for number, wanted in enumerate(by_source) if wanted]
+    other = np.asarray([order[place] for place in places])
+    return Pairs(images, np.concatenate(others), image, other, np.asarray(captions), np.asarray(false_captions))
+
+
+def _pixels(source: Any, embeddings: Embeddings) -> UInt8[np.ndarray, "n S S 3"]:
+    batches = eval_batches(source, embeddings.config.data, embeddings.config.eval.batch_size)
+    return np.concatenate([np.asarray(images)[:count] for images, count in batches])
+
+
+def true_region(
+    images: UInt8[np.ndarray, "n S S 3"], others: UInt8[np.ndarray, "n S S 3"], grid: tuple[int, int], threshold: float = THRESHOLD
+) -> Bool[np.ndarray, "n P"]:
+    """Patches in which two images differ: mean absolute difference above `threshold`, pixels and threshold in [0, 1]."""
+    n, height, width, _ = images.shape
+    if height % grid[0] or width % grid[1]:
+        raise ValueError(f"a grid of {grid[0]} x {grid[1]} patches does not divide images of {height} x {width} pixels")
+    difference = np.abs(images.astype(np.float32) - others) / 255
+    patches = difference.reshape(n, grid[0], height // grid[0], grid[1], width // grid[1], 3)
+    return patches.mean(axis=(2, 4, 5)).reshape(n, -1) > threshold
+
+
+def differing_rows(
+    ids: Int[np.ndarray, "n T"], mask: Bool[np.ndarray, "n T"], other_ids: Int[np.ndarray, "n T"], other_mask: Bool[np.ndarray, "n T"]
+) -> Bool[np.ndarray, "n T"]:
+    """Tokens of the first text outside the prefix and the suffix that it shares with the second."""
+    length, other_length = mask.sum(axis=1), other_mask.sum(axis=1)
+    position = np.arange(ids.shape[1])[None]
+
+    def shared(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        valid = (position < length[:, None]) & (position < other_length[:, None])
+        return np.cumprod((first == second) & valid, axis=1).sum(axis=1)
+
+    def from_the_end(values: np.ndarray, count: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(values, np.maximum(count[:, None] - 1 - position, 0), axis=1)
+
+    prefix = shared(ids, other_ids)
+    suffix = shared(from_the_end(ids, length), from_the_end(other_ids, other_length))
+    suffix = np.minimum(suffix, np.minimum(length, other_length) - prefix)
+    return (position >= prefix[:, None]) & (position < (length - suffix)[:, None])
+
+
+def share_inside(score: Float[np.ndarray, "n P"], region: Bool[np.ndarray, "n P"]) -> Float[np.ndarray, " n"]:
+    """1 where the largest score lies in the region, else 0; among equal largest scores, the share of them inside."""
+    largest = score.max(axis=1, keepdims=True)
+    first = score >= largest - 1e-6 * np.abs(largest)
+    return (first & region).sum(axis=1) / first.sum(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Localization:
+    """Per pair: did the largest entry of sum_t dA lie in the region (image), that of sum_p dA in the differing tokens (token)?"""
+
+    image: Float[np.ndarray, " n"]
+    token: Float[np.ndarray, " n"]
+
+
+def localize(
+    embeddings: Embeddings,
+    params: Any,
+    pairs: Pairs,
+    region: Bool[np.ndarray, "n P"],
+    attend: Attend,
+    delta_attention: DeltaAttention = aligned_delta,
+    label: str = "attention",
+) -> Localization:
+    """Run the towers of `params` and `attend` over all pairs. Memory: token features of the distinct images and captions."""
+    trainer, (ids, mask), size = embeddings.trainer, embeddings.tokens, embeddings.config.eval.batch_size
+    used, caption = np.unique(np.concatenate([pairs.caption, pairs.false_caption]), return_inverse=True)
+    true_text, false_text = np.split(caption, 2)
+    ids, mask = ids[used], mask[used]
+    image = _in_batches(lambda rows: trainer.encode_image(params, pairs.images[rows]), len(pairs.images), size)
+    text = _in_batches(lambda rows: trainer.encode_text(params, ids[rows], mask[rows]), len(used), size)
+    hits = []
+    starts = range(0, len(pairs.image), size)
+    for start in progress(starts, label, len(starts), embeddings.show_progress):
+        rows = np.arange(start, start + size).clip(max=len(pairs.image) - 1)
+        i, yes, no = pairs.image[rows], true_text[rows], false_text[rows]
+        seen = _take(image, i)
+        positive, negative = attend(_take(text, yes), seen), attend(_take(text, no), seen)
+        delta = np.asarray(delta_attention(ids[yes], mask[yes], positive, ids[no], mask[no], negative), np.float32)
+        if not np.isfinite(delta).all():
+            raise FloatingPointError("attention differences are not finite")
+        words = differing_rows(ids[yes], mask[yes], ids[no], mask[no])
+        batch = share_inside(delta.sum(axis=1), region[rows]), share_inside(delta.sum(axis=2), words)
+        hits.append([part[: len(pairs.image) - start] for part in batch])
+    return Localization(*(np.concatenate(column) for column in zip(*hits, strict=True)))
+
+
+def _in_batches(encode: Callable[[np.ndarray], Features], count: int, size: int) -> Features:
+    starts = range(0, count, size)
+    parts = [jax.tree.map(np.asarray, encode(np.arange(start, start + size).clip(max=count - 1))) for start in starts]
+    return jax.tree.map(lambda *columns: np.concatenate(columns)[:count], *parts)
+
+
+def _take(features: Features, rows: np.ndarray) -> Features:
+    return jax.tree.map(lambda x: x[rows], features)
+
+
+def localization(
+    embeddings: Embeddings,
+    *,
+    threshold: float = THRESHOLD,
+    delta_attention: DeltaAttention = aligned_delta,
+    baseline: Attend | None = None,
+    untrained_seeds: Sequence[int] = (1, 2, 3),
+) -> dict[str, float]:
+    """The task `localization` on one split, in percent.
+
+    `ael`, `ael_token`: with the model's own cross-modal layers, only where CLA is enabled. `ael_chance`: mean share of
+    patches in the region. `ael_untrained`, `ael_token_untrained`: mean over freshly initialised models.
+    `ael_baseline`, `ael_token_baseline`: with `baseline`, a cross-modal head trained afterwards on the frozen towers.
+    `n`: pairs; `n_left_out`: pairs whose images differ nowhere at this size or whose captions have the same tokens.
+    Without any pair (a manifest has no styles): only `n`, at 0, and a line in the log.
+    """
+    pairs = find_pairs(embeddings)
+    if pairs is None:
+        logging.info("localization: %s has no half-true pair with both images in one style; nothing to measure", embeddings.split)
+        return {"n": 0}
+    region = true_region(pairs.images[pairs.image], pairs.others[pairs.other], embeddings.trainer.grid, threshold)
+    ids, mask = embeddings.tokens
+    true, false = pairs.caption, pairs.false_caption
+    kept = region.any(axis=1) & differing_rows(ids[true], mask[true], ids[false], mask[false]).any(axis=1)
+    metrics: dict[str, float] = {"n": int(kept.sum()), "n_left_out": int((~kept).sum())}
+    if not kept.any():
+        return metrics
+    pairs, region, trainer = pairs.take(kept), region[kept], embeddings.trainer
+    metrics["ael_chance"] = 100 * float(region.mean())
+
+    def measure(params: Any, attend: Attend, label: str) -> Localization:
+        return localize(embeddings, params, pairs, region, attend, delta_attention, label)
+
+    def own(params: Any) -> Attend:
+        return lambda text, image: trainer.attend(params, text, image)[0]
+
+    if embeddings.config.objective.cla.enabled:
+        found = measure(embeddings.params, own(embeddings.params), "attention")
+        metrics |= {"ael": 100 * float(found.image.mean()), "ael_token": 100 * float(found.token.mean())}
+        fresh = [trainer.eval_params(trainer.init(seed)) for seed in untrained_seeds]
+        controls = [measure(params, own(params), "attention, untrained") for params in fresh]
+        if controls:
+            metrics["ael_untrained"] = 100 * float(np.mean([control.image.mean() for control in controls]))
+            metrics["ael_token_untrained"] = 100 * float(np.mean([control.token.mean() for control in controls]))
+    if baseline is not None:
+        found = measure(embeddings.params, baseline, "attention, baseline")
+        metrics |= {"ael_baseline": 100 * float(found.image.mean()), "ael_token_baseline": 100 * float(found.token.mean())}
+    return metrics

@@ -1,0 +1,267 @@
+"""Image-to-text and text-to-image retrieval, ranked in tiles: memory is chunk x tile, never queries x gallery.
+
+Rules, the same in every task:
+  Two scores closer than `TIE` are tied (rounding of a float32 dot product of unit vectors), and a tie counts half:
+  rank = 1 + #greater + #ties / 2. A fractional hit is the chance that the positive lands among the first k when its
+  ties are broken at random, so a collapsed model scores exactly chance.
+  A query with several positives is served by its best-ranked one; its other positives are no competitors.
+
+Dimension legend: Q queries, G gallery entries, R positives of a query (padded with -1), D embedding width,
+N rows of a source, C captions, T text tokens.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from rich.console import Console
+from rich.progress import track
+
+from bacl_jax.config import Config, ConfigError
+from bacl_jax.data.loader import eval_batches
+
+TIE = 1e-6
+TOP = (1, 5, 10)
+
+
+def progress(items: Iterable, description: str, total: int, shown: bool) -> Iterator:
+    """`items` behind a progress bar on stderr; no bar when not `shown` or stderr is no terminal."""
+    console = Console(stderr=True)
+    yield from track(items, description, total=total, console=console, transient=True, disable=not (shown and sys.stderr.isatty()))
+
+
+class Embeddings:
+    """What the tasks of one evaluation share; each part is computed when first asked for, then kept.
+
+    trainer: has encode_image, encode_text (see train/step.py). params: its evaluation parameters.
+    Host memory: float32 [rows, D] for captions, for the split and, once asked for, for the other sources.
+    """
+
+    def __init__(self, trainer: Any, params: Any, dataset: Any, tokenizer: Any, config: Config, split: str, *, show_progress: bool = False):
+        filled = sorted(name for name, part in dataset.splits.items() if len(part.source))
+        if split not in filled:
+            raise ConfigError(f"eval.split = {split!r}: the data set has no rows there; splits with rows: {', '.join(filled) or 'none'}")
+        self.trainer, self.params, self.dataset, self.tokenizer = trainer, params, dataset, tokenizer
+        self.config, self.split, self.show_progress = config, split, show_progress
+
+    @property
+    def split_captions(self) -> Int[np.ndarray, " N"]:
+        """For each row of the split, the index of its caption in dataset.captions."""
+        return np.asarray(self.dataset.splits[self.split].caption)
+
+    @functools.cached_property
+    def tokens(self) -> tuple[Int[np.ndarray, "C T"], Bool[np.ndarray, "C T"]]:
+        """Token ids and their validity for every caption of the data set."""
+        return self.tokenizer.encode(list(self.dataset.captions))
+
+    @functools.cached_property
+    def captions(self) -> Float[np.ndarray, "C D"]:
+        """Embeddings of all captions of the data set, L2-normalised."""
+        size, (ids, mask) = self.config.eval.batch_size, self.tokens
+        parts = []
+        for start in progress(range(0, len(ids), size), "captions", -(-len(ids) // size), self.show_progress):
+            rows = np.arange(start, start + size).clip(max=len(ids) - 1)
+            pooled = self.trainer.encode_text(self.params, ids[rows], mask[rows]).pooled
+            parts.append(np.asarray(pooled, np.float32)[: len(ids) - start])
+        return _finite(np.concatenate(parts), "caption")
+
+    @functools.cached_property
+    def images(self) -> Float[np.ndarray, "N D"]:
+        """Embeddings of the split's images, L2-normalised."""
+        return self._encode(self.dataset.splits[self.split].source)
+
+    @functools.cached_property
+    def other_images(self) -> tuple[Float[np.ndarray, "n D"], Int[np.ndarray, " n"]]:
+        """Embeddings and caption indices of the images outside the split: train and the other splits."""
+        others = [(self.dataset.train, self.dataset.train_caption)]
+        others += [(part.source, part.caption) for name, part in sorted(self.dataset.splits.items()) if name != self.split]
+        images = [self._encode(source) for source, _ in others if len(source)]
+        captions = [np.asarray(caption, np.int64) for source, caption in others if len(source)]
+        empty = np.zeros((0, self.images.shape[1]), np.float32)
+        return np.concatenate([empty, *images]), np.concatenate([np.zeros(0, np.int64), *captions])
+
+    @functools.cached_property
+    def anchors(self) -> Int[np.ndarray, " N"]:
+        """For each row of the split, the first row with the same anchor: one image may come in several rows."""
+        source = self.dataset.splits[self.split].source
+        first: dict[str, int] = {}
+        return np.asarray([first.setdefault(source[row].anchor_key, row) for row in range(len(source))], np.int64)
+
+    def _encode(self, source: Any) -> Float[np.ndarray, "N D"]:
+        size = self.config.eval.batch_size
+        batches = progress(eval_batches(source, self.config.data, size), "images", -(-len(source) // size), self.show_progress)
+        parts = [np.asarray(self.trainer.encode_image(self.params, images).pooled, np.float32)[:count] for images, count in batches]
+        return _finite(np.concatenate(parts), "image")
+
+
+def _finite(embeddings: np.ndarray, what: str) -> np.ndarray:
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if bad.size:
+        raise FloatingPointError(f"{bad.size} of {len(embeddings)} {what} embeddings are not finite, the first in row {bad[0]}")
+    return embeddings
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranks:
+    """Where each positive of each query stands; entries of padded slots are undefined.
+
+    greater, ties: negatives that score above, or as high as, the positive.
+    above: the query's other positives above it, a tie counting half.
+    score: the positive's own score. valid: False in padded slots.
+    """
+
+    greater: Int[np.ndarray, "Q R"]
+    ties: Int[np.ndarray, "Q R"]
+    above: Float[np.ndarray, "Q R"]
+    score: Float[np.ndarray, "Q R"]
+    valid: Bool[np.ndarray, "Q R"]
+
+
+@jax.jit
+def count_ranks(
+    queries: Float[Array, "Q D"], positives: Int[Array, "Q R"], tiles: Float[Array, "K G D"], size: Int[Array, ""]
+) -> tuple[Int[Array, "Q R"], Int[Array, "Q R"], Float[Array, "Q R"], Float[Array, "Q R"]]:
+    """(greater, ties, above, score) of `Ranks` against a gallery cut into K tiles of G rows, of which `size` rows count.
+
+    Temporary memory: a few arrays [Q, G] and [Q, D], whatever K and R are.
+    """
+    gallery = tiles.reshape(-1, tiles.shape[-1])
+    slots = positives.T
+    own = jax.lax.map(lambda slot: jnp.sum(queries * gallery[jnp.maximum(slot, 0)], axis=1), slots)
+    own = jnp.where(slots >= 0, own, -jnp.inf)
+
+    def tile(counts, item):
+        rows, start = item
+        scores = jnp.matmul(queries, rows.T, precision=jax.lax.Precision.HIGHEST)
+        column = start + jnp.arange(rows.shape[0])
+        negative = jnp.broadcast_to(column < size, scores.shape)
+        negative = jax.lax.fori_loop(0, slots.shape[0], lambda r, kept: kept & (column[None] != slots[r][:, None]), negative)
+
+        def compare(score):
+            greater = negative & (scores > score[:, None] + TIE)
+            tied = negative & (jnp.abs(scores - score[:, None]) <= TIE)
+            return jnp.sum(greater, axis=1, dtype=jnp.int32), jnp.sum(tied, axis=1, dtype=jnp.int32)
+
+        greater, ties = jax.lax.map(compare, own)
+        return (counts[0] + greater, counts[1] + ties), None
+
+    zero = jnp.zeros(slots.shape, jnp.int32)
+    starts = jnp.arange(tiles.shape[0]) * tiles.shape[1]
+    (greater, ties), _ = jax.lax.scan(tile, (zero, zero), (tiles, starts))
+
+    def rivals(score):
+        higher, tied = own > score[None] + TIE, jnp.abs(own - score[None]) <= TIE
+        return jnp.sum(higher, axis=0) + 0.5 * (jnp.sum(tied, axis=0) - 1)
+
+    return greater.T, ties.T, jax.lax.map(rivals, own).T, own.T
+
+
+def rank(
+    queries: Float[np.ndarray, "Q D"],
+    gallery: Float[np.ndarray, "G D"],
+    positives: Int[np.ndarray, "Q R"],
+    *,
+    chunk: int = 1024,
+    label: str | None = None,
+) -> Ranks:
+    """Rank every positive of every query among the gallery, `chunk` queries against `chunk` gallery rows at a time.
+
+    positives: gallery rows that are right for a query, padded with -1; a query without any raises ValueError.
+    label: what the progress bar says; None: no bar.
+    """
+    valid = positives >= 0
+    if not valid.any(axis=1).all():
+        raise ValueError(f"query {np.flatnonzero(~valid.any(axis=1))[0]} has no positive in the gallery")
+    if positives.max() >= len(gallery):
+        raise ValueError(f"a positive points to row {positives.max()} of a gallery of {len(gallery)}")
+    tile = min(chunk, len(gallery))
+    tiles = np.zeros((-(-len(gallery) // tile) * tile, gallery.shape[1]), np.float32)
+    tiles[: len(gallery)] = gallery
+    tiles = jnp.asarray(tiles.reshape(-1, tile, gallery.shape[1]))
+    chunk = min(chunk, len(queries))
+    parts = []
+    starts = range(0, len(queries), chunk)
+    for start in progress(starts, f"ranking {label}", len(starts), label is not None):
+        rows = np.arange(start, start + chunk).clip(max=len(queries) - 1)
+        found = count_ranks(queries[rows], positives[rows].astype(np.int32), tiles, np.int32(len(gallery)))
+        parts.append([np.asarray(part)[: len(queries) - start] for part in found])
+    greater, ties, above, score = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Ranks(greater, ties, above, score, valid)
+
+
+def chance_of_first(greater: np.ndarray, ties: np.ndarray, k: int) -> np.ndarray:
+    """Chance in [0, 1] that an entry is among the first k when its ties are broken at random."""
+    return np.clip((k - greater) / (ties + 1), 0.0, 1.0)
+
+
+def summarise(ranks: Ranks, prefix: str, suffix: str = "") -> dict[str, float]:
+    """R@k and mAP in percent, and the median rank, under the names `{prefix}_R@1{suffix}` and so on.
+
+    R@k and rank are those of the best-ranked positive. Average precision is the mean over a query's positives of
+    (positives up to it) / (its rank among all entries), ties counted half in both.
+    """
+    best = np.where(ranks.valid, ranks.score, -np.inf).argmax(axis=1)[:, None]
+    greater = np.take_along_axis(ranks.greater, best, axis=1)[:, 0]
+    ties = np.take_along_axis(ranks.ties, best, axis=1)[:, 0]
+    metrics = {f"{prefix}_R@{k}{suffix}": 100 * float(chance_of_first(greater, ties, k).mean()) for k in TOP}
+    hits = 1 + ranks.above
+    precision = np.where(ranks.valid, hits / (hits + ranks.greater + ranks.ties / 2), 0.0)
+    metrics[f"{prefix}_mAP{suffix}"] = 100 * float((precision.sum(axis=1) / ranks.valid.sum(axis=1)).mean())
+    metrics[f"{prefix}_median_rank{suffix}"] = float(np.median(1 + greater + ties / 2))
+    return metrics
+
+
+def padded(lists: Sequence[Sequence[int]]) -> Int[np.ndarray, "Q R"]:
+    """Lists of unequal length as one array, padded with -1."""
+    out = np.full((len(lists), max(1, *map(len, lists), 1)), -1, np.int64)
+    for row, entries in zip(out, lists, strict=True):
+        row[: len(entries)] = entries
+    return out
+
+
+def _grouped(keys: Iterable[int], values: Iterable[int]) -> dict[int, list[int]]:
+    """key -> its distinct values, in order of appearance."""
+    groups: dict[int, dict[int, None]] = {}
+    for key, value in zip(keys, values, strict=True):
+        groups.setdefault(int(key), {})[int(value)] = None
+    return {key: list(entries) for key, entries in groups.items()}
+
+
+def retrieval(embeddings: Embeddings, *, all_images: bool = True) -> dict[str, float]:
+    """The task `retrieval` on one split.
+
+    i2t: every image of the split against the split's own captions, and (`_all`) against all captions of the data set.
+    t2i: every caption of the split against the split's images, and (`_all`, unless `all_images` is False: it has
+    every training image encoded) against all images of the data set. An image's positives are the captions it is
+    paired with; a caption's are the images paired with it, wherever they are.
+    `n`: image queries; `n_captions`: caption queries; `n_captions_all`, `n_images_all`: sizes of the full galleries.
+    """
+    own = embeddings.split_captions
+    images, row_image = np.unique(embeddings.anchors, return_inverse=True)
+    captions, row_caption = np.unique(own, return_inverse=True)
+    z, w = embeddings.images[images], embeddings.captions
+    of_image, of_caption = _grouped(row_image, row_caption), _grouped(row_caption, row_image)
+
+    def ranked(queries: np.ndarray, gallery: np.ndarray, positives: list[list[int]], prefix: str, suffix: str = "") -> dict[str, float]:
+        label = prefix + suffix if embeddings.show_progress else None
+        return summarise(rank(queries, gallery, padded(positives), chunk=embeddings.config.eval.chunk, label=label), prefix, suffix)
+
+    right_captions = [of_image[i] for i in range(len(images))]
+    metrics = ranked(z, w[captions], right_captions, "i2t")
+    metrics |= ranked(z, w, [[int(captions[c]) for c in row] for row in right_captions], "i2t", "_all")
+    right_images = [of_caption[c] for c in range(len(captions))]
+    metrics |= ranked(w[captions], z, right_images, "t2i")
+    metrics |= {"n": len(images), "n_captions": len(captions), "n_captions_all": len(w)}
+    if all_images:
+        others, other_captions = embeddings.other_images
+        elsewhere = _grouped(other_captions, np.arange(len(others)) + len(z))
+        right_images = [row + elsewhere.get(int(captions[c]), []) for c, row in enumerate(right_images)]
+        metrics |= ranked(w[captions], np.concatenate([z, others]), right_images, "t2i", "_all")
+        metrics["n_images_all"] = len(z) + len(others)
+    return metrics

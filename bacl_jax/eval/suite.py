@@ -1,0 +1,75 @@
+"""Runs evaluation tasks by name and writes their results in the fixed form that scripts read."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bacl_jax.config import Config, ConfigError
+from bacl_jax.eval.compositional import halftrue
+from bacl_jax.eval.localization import localization
+from bacl_jax.eval.retrieval import Embeddings, retrieval
+
+TASKS = {"retrieval": retrieval, "halftrue": halftrue, "localization": localization}
+
+
+def check_tasks(tasks: Sequence[str]) -> None:
+    """Raise ConfigError, with the allowed names, when a task is unknown or when there is none."""
+    unknown = [task for task in tasks if task not in TASKS]
+    if unknown or not tasks:
+        raise ConfigError(f"eval.tasks: {', '.join(unknown) or 'no task given'}; allowed: {', '.join(TASKS)}")
+
+
+def evaluate(
+    trainer: Any,
+    params: Any,
+    dataset: Any,
+    tokenizer: Any,
+    config: Config,
+    tasks: Sequence[str],
+    split: str,
+    *,
+    show_progress: bool = False,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, dict[str, float]]:
+    """Run `tasks` on one split; task name -> metric name -> number (percentages as 0-100).
+
+    options: keyword arguments of a task by its name, such as {"retrieval": {"all_images": False}}.
+    Captions and images are encoded once for all tasks.
+    """
+    check_tasks(tasks)
+    options = options or {}
+    if stray := sorted(set(options) - set(TASKS)):
+        raise ConfigError(f"options for an unknown task: {', '.join(stray)}; allowed: {', '.join(TASKS)}")
+    embeddings = Embeddings(trainer, params, dataset, tokenizer, config, split, show_progress=show_progress)
+    return {task: TASKS[task](embeddings, **options.get(task, {})) for task in tasks}
+
+
+def write(
+    workdir: str | os.PathLike, step: int, results: Mapping[str, Mapping[str, float]], *, config_sha256: str, data: str
+) -> list[Path]:
+    """Write `workdir/eval/<step>/<task>.json` for every task; a reader sees an old file or a whole new one.
+
+    data: what was evaluated, such as "emoji/test". A file of the same step and task is replaced.
+    """
+    folder = Path(workdir) / "eval" / str(step)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for task, metrics in results.items():
+        entry = {"task": task, "step": int(step), "config_sha256": config_sha256, "data": data, "metrics": dict(metrics)}
+        paths.append(folder / f"{task}.json")
+        _write_atomically(paths[-1], json.dumps(entry, indent=1, allow_nan=False) + "\n")
+    return paths
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
