@@ -19,9 +19,10 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from bacl_jax.data.loader import eval_batches
 from bacl_jax.eval.retrieval import Embeddings, progress
-from bacl_jax.objective.cla import delta_attention as aligned_delta
+from bacl_jax.objective import cla
 from bacl_jax.types import Features
 
+aligned_delta = jax.jit(cla.delta_attention)
 THRESHOLD = 0.05  # mean absolute difference of a patch, pixels in [0, 1], above which it belongs to the region
 
 # (text features, image features) -> attention [b, T, P]
