@@ -1,0 +1,58 @@
+"""The device mesh and how a batch lies on it: axes "data", "fsdp", "tensor", always present, of size 1 when unused."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from bacl_jax.config import ConfigError, MeshConfig
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """A mesh over all devices of all processes. mesh.data = -1 takes those that fsdp and tensor leave.
+
+    Raises ConfigError where the sizes do not multiply to the number of devices.
+    """
+    devices = jax.device_count()
+    inner = config.fsdp * config.tensor
+    if inner < 1 or devices % inner:
+        raise ConfigError(
+            f"mesh.fsdp {config.fsdp} x mesh.tensor {config.tensor} = {inner} does not divide the {devices} devices: change one of them"
+        )
+    data = devices // inner if config.data == -1 else config.data
+    if data * inner != devices:
+        raise ConfigError(
+            f"mesh.data {config.data} x mesh.fsdp {config.fsdp} x mesh.tensor {config.tensor} = {data * inner}, "
+            f"but there are {devices} devices: set mesh.data to -1 or {devices // inner}"
+        )
+    return jax.make_mesh((data, config.fsdp, config.tensor), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """First dimension over data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_batch(mesh: Mesh, batch_size: int) -> None:
+    """Raises ConfigError unless the global batch divides over the devices that share it."""
+    shards = int(np.prod([mesh.shape[a] for a in BATCH_AXES]))
+    if batch_size % shards:
+        lower = batch_size // shards * shards
+        raise ConfigError(
+            f"train.batch_size {batch_size} is not divisible by mesh.data x mesh.fsdp = {shards}: use {lower or shards} or {lower + shards}"
+        )
+
+
+def to_global(mesh: Mesh, host_batch: Any) -> Any:
+    """This process's rows (a pytree of numpy arrays) to global arrays, first dimension sharded over the batch axes."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), host_batch)

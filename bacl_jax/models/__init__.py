@@ -1,0 +1,5 @@
+"""Models as pure functions of a parameter pytree; the only place that imports flax.nnx."""
+
+from bacl_jax.models.dual_encoder import Model
+
+__all__ = ["Model"]

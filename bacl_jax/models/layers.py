@@ -1,0 +1,93 @@
+"""The pieces every tower is made of: attention, MLP, pre-norm transformer block (flax NNX)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+NEGATIVE = -1e9  # added to a masked attention logit: finite, so that a fully masked row has no NaN gradient
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of queries [B, Q, C] over keys [B, N, Ck]; returns [B, Q, C] and the weights [B, H, Q, N].
+
+    A masked key gets weight 0 (exactly, in float32). Cost: O(B Q N C).
+    """
+
+    def __init__(self, width: int, heads: int, *, key_width: int | None = None, dtype, rngs: nnx.Rngs):
+        if width % heads:
+            raise ValueError(f"width {width} is not divisible by heads {heads}")
+        init = nnx.initializers.xavier_uniform()
+        kw = key_width or width
+        self.heads = heads
+        self.query = nnx.Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.key = nnx.Linear(kw, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.value = nnx.Linear(kw, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.out = nnx.Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "B Q C"], keys: Float[Array, "B N Ck"], mask: Bool[Array, "B N"] | None = None
+    ) -> tuple[Float[Array, "B Q C"], Float[Array, "B H Q N"]]:
+        def split(a: Array) -> Array:
+            return a.reshape(*a.shape[:2], self.heads, -1)
+
+        q, k, v = split(self.query(x)), split(self.key(keys)), split(self.value(keys))
+        logits = jnp.einsum("bqhd,bnhd->bhqn", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
+        if mask is not None:
+            logits = jnp.where(mask[:, None, None, :], logits, NEGATIVE)
+        weights = jax.nn.softmax(logits, axis=-1)
+        y = jnp.einsum("bhqn,bnhd->bqhd", weights.astype(v.dtype), v)
+        return self.out(y.reshape(*y.shape[:2], -1)), weights
+
+
+class MLP(nnx.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, width: int, hidden: int, *, out: int | None = None, dtype, rngs: nnx.Rngs):
+        init = nnx.initializers.xavier_uniform()
+        self.up = nnx.Linear(width, hidden, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.down = nnx.Linear(hidden, out or width, kernel_init=init, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... Out"]:
+        return self.down(jax.nn.gelu(self.up(x)))
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block: self-attention, optional cross-attention to a context, MLP.
+
+    Returns the new x and the weights of the last attention in it (the cross-attention's when there is a context).
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: int, *, context_width: int | None = None, dtype, rngs: nnx.Rngs):
+        self.norm_self = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.self_attention = Attention(width, heads, dtype=dtype, rngs=rngs)
+        if context_width is not None:
+            self.norm_cross = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
+            self.cross_attention = Attention(width, heads, key_width=context_width, dtype=dtype, rngs=rngs)
+        self.norm_mlp = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(width, width * mlp_ratio, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "B N C"], mask: Bool[Array, "B N"] | None = None, context: Array | None = None, context_mask: Array | None = None
+    ) -> tuple[Float[Array, "B N C"], Float[Array, "B H N Keys"]]:
+        h = self.norm_self(x)
+        y, weights = self.self_attention(h, h, mask)
+        x = x + y
+        if context is not None:
+            y, weights = self.cross_attention(self.norm_cross(x), context, context_mask)
+            x = x + y
+        return x + self.mlp(self.norm_mlp(x)), weights
+
+
+def pool(tokens: Float[Array, "B N C"], mask: Bool[Array, "B N"] | None = None) -> Float[Array, "B C"]:
+    """Mean over the valid tokens; zero where a row has none."""
+    if mask is None:
+        return tokens.mean(1)
+    m = mask.astype(tokens.dtype)[..., None]
+    return (tokens * m).sum(1) / jnp.maximum(m.sum(1), 1)
+
+
+def l2_normalise(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """x / |x| in float32; finite, with finite gradient, at x = 0."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))

@@ -1,0 +1,148 @@
+"""Boundary-aware Negative Sampler (arXiv 2511.08399): candidates, policy score, schedule, Gumbel draw, policy loss.
+
+What is the paper's and what is ours is told apart in docs/method.md.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bacl_jax.config import BNSConfig
+from bacl_jax.objective.similarity import MASKED
+from bacl_jax.types import pytree
+
+PolicyFn = Callable[..., Array]
+
+
+@pytree
+class Candidates:
+    """K candidates of each of A anchors: column numbers, similarity s, boundary score BS, validity."""
+
+    column: Int[Array, "A K"]
+    s: Float[Array, "A K"]
+    boundary: Float[Array, "A K"]
+    valid: Bool[Array, "A K"]
+
+
+@pytree
+class Draw:
+    """What BNS decided: adjusted scores a, soft weights q (each row sums to 1), the order of the Gumbel draw."""
+
+    candidates: Candidates
+    adjusted: Float[Array, "A K"]
+    q: Float[Array, "A K"]
+    perturbed: Float[Array, "A K"]
+
+
+def row_keys(key: Array, rows: Int[Array, " A"]) -> Array:
+    """One key a global row: noise never depends on the shard that holds the row."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+
+
+def choose_candidates(
+    s: Float[Array, "A N"], own: Float[Array, " A"], allowed: Bool[Array, "A N"], keys: Array, *, k: int, pool: int
+) -> Candidates:
+    """The k most similar columns, and one drawn uniformly from each of pool - k equal strata of all columns.
+
+    own:     s_ii, the similarity of the anchor's own pair; BS_ij = s_ij - s_ii.
+    allowed: False for positives, for second copies of a caption and for empty slots.
+    A stratum's draw that is not allowed, or is among the k, is not valid; so K <= pool are valid. Ties in the
+    top k go to the lower column.
+    """
+    n = s.shape[1]
+    k, extra = min(k, n), max(min(pool, n) - k, 0)
+    masked = jnp.where(allowed, s, MASKED)
+    top, column = jax.lax.top_k(masked, k)
+    valid = top > MASKED / 2
+    if extra:
+        edges = jnp.arange(extra + 1) * n // extra
+        share = jax.vmap(lambda key: jax.random.uniform(key, (extra,)))(keys)
+        drawn = edges[None, :-1] + jnp.floor(share * (edges[1:] - edges[:-1])[None]).astype(jnp.int32)
+        among_top = jax.vmap(lambda c, d: jnp.zeros(n, bool).at[c].set(True)[d])(column, drawn)
+        drawn_valid = jnp.take_along_axis(allowed, drawn, 1) & ~(among_top)
+        column = jnp.concatenate([column, drawn], 1)
+        valid = jnp.concatenate([valid, drawn_valid], 1)
+    picked = jnp.take_along_axis(s, column, 1)
+    return Candidates(column=column, s=picked, boundary=picked - own[:, None], valid=valid)
+
+
+def adjusted_score(
+    score: Float[Array, "A K"], boundary: Float[Array, "A K"], valid: Bool[Array, "A K"], alpha: Array, tau_b: float
+) -> Float[Array, "A K"]:
+    """a_ic = pi_ic - alpha BS_ic / tau_b, pi centred over the valid candidates; invalid ones are masked."""
+    count = jnp.maximum(valid.sum(1, keepdims=True), 1)
+    centred = score - jnp.where(valid, score, 0).sum(1, keepdims=True) / count
+    return jnp.where(valid, centred - alpha * boundary / tau_b, MASKED)
+
+
+def draw(
+    candidates: Candidates,
+    anchor: Float[Array, "A D"],
+    columns: Float[Array, "N D"],
+    policy: PolicyFn,
+    keys: Array,
+    *,
+    alpha: Float[Array, ""],
+    config: BNSConfig,
+) -> Draw:
+    """Scores the candidates and draws by Gumbel-Softmax (arXiv 1611.01144): q = softmax((a + g) / tau_g).
+
+    `perturbed` orders the draw: its largest n entries are n candidates drawn without replacement with
+    probability proportional to e^a (Gumbel top-n, arXiv 1903.06059). All inputs are cut from the gradient
+    except the policy's parameters.
+    """
+    anchor, columns, c = jax.lax.stop_gradient((anchor, columns, candidates))
+    score = policy(anchor, columns[c.column], c.s, c.boundary)
+    a = adjusted_score(score, c.boundary, c.valid, alpha, config.tau_b)
+    gumbel = jax.vmap(lambda key: jax.random.gumbel(key, c.s.shape[1:]))(keys)
+    perturbed = jnp.where(c.valid, a + gumbel, MASKED)
+    q = jnp.where(c.valid, jax.nn.softmax(perturbed / config.tau_g, axis=1), 0)
+    return Draw(candidates=c, adjusted=a, q=q, perturbed=perturbed)
+
+
+def hardest(drawn: Draw) -> tuple[Int[Array, " A"], Bool[Array, " A"]]:
+    """Column of the candidate with the highest weight, and whether there is one at all."""
+    best = drawn.perturbed.argmax(1)[:, None]
+    take = lambda x: jnp.take_along_axis(x, best, 1)[:, 0]  # noqa: E731
+    return take(drawn.candidates.column), take(drawn.candidates.valid)
+
+
+def weight_matrix(drawn: Draw, columns: int, k: int) -> Float[Array, "A N"]:
+    """k q_ic scattered to the columns of the similarity matrix, without gradient: channel (a)."""
+    c = drawn.candidates
+    rows = jnp.arange(c.column.shape[0])[:, None]
+    return jnp.zeros((c.column.shape[0], columns)).at[rows, c.column].add(jax.lax.stop_gradient(k * drawn.q))
+
+
+def policy_loss(drawn: Draw, *, alpha: Float[Array, ""], config: BNSConfig) -> Float[Array, ""]:
+    """-mean_i sum_c q_ic reward_ic - entropy_bonus H(softmax(a / tau_g)); reward BS, or -alpha BS / tau_b by switch."""
+    c = drawn.candidates
+    reward = c.boundary if config.reward == "boundary" else -alpha * c.boundary / config.tau_b
+    gain = (drawn.q * jax.lax.stop_gradient(jnp.where(c.valid, reward, 0))).sum(1).mean()
+    return -gain - config.entropy_bonus * entropy(drawn, config.tau_g)
+
+
+def entropy(drawn: Draw, tau_g: float) -> Float[Array, ""]:
+    """Mean entropy, in nats, of softmax(a / tau_g): the draw without its noise."""
+    log_p = jax.nn.log_softmax(drawn.adjusted / tau_g, axis=1)
+    return -jnp.where(drawn.candidates.valid, jnp.exp(log_p) * log_p, 0).sum(1).mean()
+
+
+def diagnostics(drawn: Draw, config: BNSConfig) -> dict[str, Float[Array, ""]]:
+    """Mean BS of the draw and of a uniform one, shares of ambiguous and of preferred candidates, entropy, mass on BS > -eps."""
+    c = drawn.candidates
+    total = jnp.maximum(c.valid.sum(), 1)
+
+    def mean(x: Array) -> Array:
+        return jnp.where(c.valid, x, 0).sum() / total
+
+    return {
+        "bs_drawn": (drawn.q * jnp.where(c.valid, c.boundary, 0)).sum(1).mean(),
+        "bs_uniform": mean(c.boundary),
+        "ambiguous_share": mean(jnp.abs(c.boundary) <= config.eps),
+        "hard_share": mean(c.boundary > 0),
+        "hard_mass": (drawn.q * (c.valid & (c.boundary > -config.eps))).sum(1).mean(),
+        "q_entropy": entropy(drawn, config.tau_g),
+    }

@@ -1,0 +1,39 @@
+"""Everything that changes with training progress u in [0, 1], as functions of scalars."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from bacl_jax.config import BNSConfig, OptimConfig
+
+
+def progress(step: Array | int, steps: int) -> Float[Array, ""]:
+    """u = step / steps, clipped to [0, 1]."""
+    return jnp.clip(jnp.asarray(step, jnp.float32) / max(steps, 1), 0.0, 1.0)
+
+
+def curriculum(u: Array | float, config: BNSConfig) -> Float[Array, ""]:
+    """alpha(v) = alpha_late + (alpha_early - alpha_late) sigmoid(-slope (v - V/2)), v = u V (arXiv 2511.08399).
+
+    Positive suppresses hard candidates, negative seeks them.
+    """
+    v = jnp.asarray(u, jnp.float32) * config.horizon
+    weight = jax.nn.sigmoid(-config.slope * (v - config.horizon / 2))
+    return config.alpha_late + (config.alpha_early - config.alpha_late) * weight
+
+
+def partner_share(step: int, steps: int, config: BNSConfig) -> float:
+    """Share of the batch's rows that drawn partners replace (channel c): 0 while alpha > 0, then up to config.partner_share.
+
+    Rises linearly in u from 0 at the start to its full value at u = 1/2. Host side, a plain float.
+    """
+    if not config.enabled:
+        return 0.0
+    return config.partner_share * min(1.0, 2.0 * step / max(steps, 1))
+
+
+def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
+    """Linear warm-up, then a cosine to end_lr_share * lr at the last step."""
+    warmup = min(config.warmup_steps, max(steps - 1, 0))
+    return optax.warmup_cosine_decay_schedule(0.0, config.lr, warmup, max(steps, 1), config.end_lr_share * config.lr)

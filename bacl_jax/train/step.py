@@ -1,0 +1,162 @@
+"""The train step: encode, BACL, update, bank. Pure functions of a TrainState, jitted once over a mesh."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+
+from bacl_jax import schedules
+from bacl_jax.config import Config
+from bacl_jax.mesh import check_batch, replicated
+from bacl_jax.models import Model
+from bacl_jax.objective import bank as memory
+from bacl_jax.objective.bacl import Metrics, Pairs, bacl_loss
+from bacl_jax.objective.partners import partner_lists
+from bacl_jax.optim import groups, make_optimizer
+from bacl_jax.train.state import TrainState
+from bacl_jax.types import Batch
+
+
+class Trainer:
+    """The jitted functions of one config on one mesh."""
+
+    def __init__(self, config: Config, vocab_size: int, mesh: Mesh):
+        check_batch(mesh, config.train.batch_size)
+        self.config, self.mesh = config, mesh
+        self.model = Model(config, vocab_size)
+        self.grid = self.model.grid
+        self.optimizer = make_optimizer(config.optim, config.train.steps)
+        self.encode_image = jax.jit(self.model.encode_image)
+        self.encode_text = jax.jit(self.model.encode_text)
+        self.attend = jax.jit(self.model.attend)
+        self.step = jax.jit(self._step, donate_argnums=0)
+        self.partner_lists = jax.jit(self._partner_lists)
+
+    def init(self, seed: int) -> TrainState:
+        """A fresh state on the mesh; equal for equal seeds, on any mesh."""
+        return jax.jit(self._init, out_shardings=replicated(self.mesh))(jax.random.key(seed))
+
+    def abstract_state(self) -> Any:
+        """Shapes, types and shardings of the state, without computing it: what a restore aims at."""
+        sharding = replicated(self.mesh)
+        shapes = jax.eval_shape(self._init, jax.random.key(0))
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+    def eval_params(self, state: TrainState) -> dict[str, Any]:
+        """What evaluation uses: the average where there is one, else the parameters."""
+        return state.params if state.ema is None else state.ema
+
+    def _init(self, key: Array) -> TrainState:
+        c = self.config
+        params = self.model.init(jax.random.fold_in(key, 0))
+        return TrainState(
+            step=jnp.int32(0),
+            params=params,
+            opt_state=self.optimizer.init(params),
+            ema=None if c.optim.ema_decay is None else jax.tree.map(jnp.copy, params),
+            bank=memory.empty(c.objective.bank_size, c.data.context_length, c.model.embed_dim),
+            rng=jax.random.key_data(jax.random.fold_in(key, 1)),
+            nonfinite=jnp.int32(0),
+            skipped=jnp.int32(0),
+        )
+
+    def _loss(self, params: dict[str, Any], state: TrainState, batch: Batch) -> tuple[Float[Array, ""], tuple[Metrics, Pairs]]:
+        text = batch.inputs["text"]
+        assert text.mask is not None
+        pairs = Pairs(
+            anchor=self.model.encode_image(params, batch.inputs["image"].values),
+            text=self.model.encode_text(params, text.values, text.mask),
+            ids=text.values,
+            mask=text.mask,
+            caption_id=batch.caption_id,
+            anchor_id=batch.anchor_id,
+        )
+        loss, metrics = bacl_loss(
+            pairs,
+            state.bank,
+            log_scale=params["log_scale"],
+            bias=params.get("bias"),
+            policy=lambda *args: self.model.policy(params, *args),
+            attend=lambda *args: self.model.attend(params, *args),
+            encode_text=lambda *args: self.model.encode_text(params, *args),
+            key=jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step),
+            progress=schedules.progress(state.step, self.config.train.steps),
+            config=self.config.objective,
+        )
+        return loss, (metrics, pairs)
+
+    def _step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        c = self.config
+        (_, (metrics, pairs)), grads = jax.value_and_grad(self._loss, has_aux=True)(state.params, state, batch)
+        norms = group_norms(grads)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(sum(norms.values()))
+
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        params["log_scale"] = jnp.minimum(params["log_scale"], jnp.log(jnp.float32(c.objective.max_scale)))
+        params, opt_state = select(finite, (params, opt_state), (state.params, state.opt_state))
+        ema = None if state.ema is None else optax.incremental_update(params, state.ema, 1 - c.optim.ema_decay)
+        bank = memory.push(
+            state.bank,
+            write=finite,
+            caption_id=pairs.caption_id,
+            anchor_id=pairs.anchor_id,
+            index=batch.index,
+            ids=pairs.ids,
+            mask=pairs.mask,
+            anchor=pairs.anchor.pooled,
+            text=pairs.text.pooled,
+        )
+        new = TrainState(
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            ema=ema,
+            bank=bank,
+            rng=state.rng,
+            nonfinite=jnp.where(finite, 0, state.nonfinite + 1),
+            skipped=state.skipped + ~finite,
+        )
+        metrics |= norms | {
+            "lr": schedules.learning_rate(c.optim, c.train.steps)(state.step),
+            "progress": schedules.progress(state.step, c.train.steps),
+            "temperature": jnp.exp(-state.params["log_scale"]),
+            "nonfinite": new.nonfinite,
+            "skipped": new.skipped,
+        }
+        return new, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics)
+
+    def _partner_lists(self, state: TrainState) -> tuple[Int[Array, " M"], Int[Array, "M k"]]:
+        """Channel (c): a list of drawn partners for every id in the bank, at this step's place in the curriculum."""
+        b = self.config.objective.bns
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+        alpha = schedules.curriculum(schedules.progress(state.step, self.config.train.steps), b)
+        return partner_lists(
+            state.bank, lambda *args: self.model.policy(state.params, *args), jax.random.fold_in(key, 2), alpha=alpha, config=b
+        )
+
+
+def build(config: Config, vocab_size: int, mesh: Mesh) -> Trainer:
+    """The trainer of a config; compiles nothing yet."""
+    return Trainer(config, vocab_size, mesh)
+
+
+def group_norms(grads: dict[str, Any]) -> Metrics:
+    """Gradient norm of the model, and of the policy where there is one."""
+    label = groups(grads)
+    leaves = list(zip(jax.tree.leaves(grads), jax.tree.leaves(label), strict=True))
+
+    def norm(group: str) -> Array:
+        return optax.global_norm([g for g, name in leaves if name == group])
+
+    return {"grad_norm": norm("model")} | ({"grad_norm_policy": norm("policy")} if "policy" in grads else {})
+
+
+def select(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
+    """new where the condition holds, else old, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
