@@ -1,0 +1,284 @@
+"""Checkpoints of a run: DIR/checkpoints/<step>/<item>, written asynchronously by orbax.
+
+Items: `params` (and `ema` where there is one) for evaluation alone; `opt_state`, `bank`, `rng`, `counters`; `partners`, the live
+partner lists; `position`, `config` and `tokenizer` as JSON. Arrays are restored against an abstract state with shardings, so any
+mesh reads what any other wrote.
+
+A checkpoint becomes visible by one rename, after SHA256SUMS over its items was written into it (`sha256sum -c` reads it). One that
+does not match is set aside under DIR/unreadable with a warning, and the one before is used: orbax itself does not notice a changed byte.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from bacl_jax.config import Config, check_resumable, from_config_dict, to_dict
+from bacl_jax.data.order import PartnerList
+from bacl_jax.settings import ConfigError
+from bacl_jax.train.state import TrainState
+
+SUMS = "SHA256SUMS"
+ARRAYS = {
+    "params": ("params",),
+    "ema": ("ema",),
+    "opt_state": ("opt_state",),
+    "bank": ("bank",),
+    "rng": ("rng",),
+    "counters": ("step", "nonfinite", "skipped"),
+}
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that was asked for is not there or does not match its checksums."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a run is, beside its state: completed steps, seconds of training so far, the best evaluation so far."""
+
+    step: int = 0
+    wall_seconds: float = 0.0
+    best_step: int | None = None
+    best_value: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """state: on the mesh of the abstract state; partners: the lists alive at position.step; tokenizer: its JSON."""
+
+    state: TrainState
+    position: Position
+    partners: list[PartnerList]
+    tokenizer: dict[str, Any]
+
+
+@dataclasses.dataclass
+class _NewestAndBest:
+    """orbax preservation policy: the `keep` newest checkpoints and the best one."""
+
+    keep: int
+    best: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        newest = {checkpoint.step for checkpoint in checkpoints[-self.keep :]}
+        return [checkpoint.step in newest or checkpoint.step == self.best for checkpoint in checkpoints]
+
+
+class Checkpoints:
+    """The checkpoints of one workdir. `read_only` for evaluation: nothing is cleaned up or set aside."""
+
+    def __init__(self, workdir: str | os.PathLike[str], *, keep: int = 2, read_only: bool = False):
+        self.workdir = Path(workdir).absolute()
+        self.directory = self.workdir / "checkpoints"
+        self._read_only = read_only
+        self._policy = _NewestAndBest(keep)
+        if not read_only and jax.process_index() == 0:
+            for step in self.steps():
+                if problem := _problem(self.directory / str(step)):
+                    self._set_aside(step, problem)
+        _wait_for_process_0("checkpoints were checked")
+        callback = _write_sums_of_unfinished(self.directory)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._policy,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            create=not read_only,
+            lightweight_initialize=True,
+            async_options=None if read_only else ocp.AsyncOptions(post_finalization_callback=callback),
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints, ascending."""
+        names = [path.name for path in self.directory.iterdir()] if self.directory.is_dir() else []
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def save(
+        self, state: TrainState, position: Position, partners: Iterable[PartnerList], config: Config, tokenizer: dict[str, Any]
+    ) -> None:
+        """Starts to write; returns when the arrays are copied off the devices. Waits for the save before, raises its error."""
+        if position.step in self.steps():
+            return
+        items = {name: ocp.args.StandardSave(tree) for name, tree in _array_items(state).items()}
+        if stored := {str(one.active_from): _sparse(one.partners) for one in partners}:
+            items["partners"] = ocp.args.StandardSave(stored)
+        for name, value in (("position", dataclasses.asdict(position)), ("config", to_dict(config)), ("tokenizer", tokenizer)):
+            items[name] = ocp.args.JsonSave(value)
+        self._policy.best = position.best_step
+        self._manager.save(position.step, args=ocp.args.Composite(**items))
+
+    def restore(self, abstract: TrainState, rows: int) -> Restored | None:
+        """The newest checkpoint, None if there is none. `abstract`: shapes and shardings; `rows`: of the training source."""
+        if not self.steps():
+            return None
+        step = self.steps()[-1]
+        templates = _array_items(abstract)
+        wanted: dict[str, Any] = {name: ocp.args.StandardRestore(tree) for name, tree in templates.items()}
+        wanted |= {name: ocp.args.JsonRestore() for name in ("position", "tokenizer")}
+        if (self.directory / str(step) / "partners").is_dir():
+            wanted["partners"] = ocp.args.StandardRestore()
+        found = self._manager.restore(step, args=ocp.args.Composite(**wanted))
+        partners = [PartnerList(int(start), _dense(one, rows)) for start, one in (found.get("partners") or {}).items()]
+        self._policy.best = found["position"]["best_step"]
+        state = _from_array_items(abstract, {name: found[name] for name in templates})
+        return Restored(state, Position(**found["position"]), sorted(partners, key=lambda one: one.active_from), found["tokenizer"])
+
+    def restore_params(self, abstract_params: Any, step: int | None = None) -> tuple[int, Any]:
+        """(step, parameters for evaluation): the averaged ones where the run keeps an average. None: the newest step."""
+        step = self.checked_step(step)
+        name = "ema" if (self.directory / str(step) / "ema").is_dir() else "params"
+        found = self._manager.restore(step, args=ocp.args.Composite(**{name: ocp.args.StandardRestore(abstract_params)}))
+        return step, found[name]
+
+    def read_json(self, name: str, step: int | None = None) -> dict[str, Any]:
+        """The JSON item `position`, `config` or `tokenizer` of a checkpoint. None: the newest step."""
+        step = self.checked_step(step)
+        return self._manager.restore(step, args=ocp.args.Composite(**{name: ocp.args.JsonRestore()}))[name]
+
+    def checked_step(self, step: int | None) -> int:
+        """`step`, or the newest one that matches its checksums. CheckpointError where there is none."""
+        steps = [one for one in self.steps() if step in (None, one)]
+        for candidate in reversed(steps):
+            problem = _problem(self.directory / str(candidate))
+            if problem is None:
+                return candidate
+            warnings.warn(f"checkpoint {self.directory / str(candidate)} is ignored: {problem}", stacklevel=2)
+        raise CheckpointError(
+            f"no readable checkpoint {'' if step is None else f'of step {step} '}in {self.directory}, found {self.steps()}"
+        )
+
+    def wait(self) -> None:
+        """Until the last save is on disk; raises its error."""
+        self._manager.wait_until_finished()
+        self._manager.check_for_errors()
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _set_aside(self, step: int, problem: str) -> None:
+        target = self.workdir / "unreadable" / str(step)
+        warnings.warn(f"checkpoint of step {step} is ignored, the one before is used: {problem}; moved to {target}", stacklevel=3)
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (self.directory / str(step)).rename(target)
+
+
+def _array_items(state: TrainState) -> dict[str, Any]:
+    """Item name -> pytree of arrays: nested dicts of parameters, flat dicts (path -> leaf) of everything else."""
+    items = {}
+    for name, fields in ARRAYS.items():
+        tree = {field: getattr(state, field) for field in fields}
+        if name in ("params", "ema"):
+            items |= {name: tree[name]} if tree[name] is not None else {}
+        else:
+            items[name] = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    return items
+
+
+def _from_array_items(abstract: TrainState, items: dict[str, Any]) -> TrainState:
+    """Inverse of `_array_items`, into the structure of `abstract`."""
+    values: dict[str, Any] = {"ema": None}
+    for name, found in items.items():
+        if name in ("params", "ema"):
+            values[name] = found
+        else:
+            tree = {field: getattr(abstract, field) for field in ARRAYS[name]}
+            values |= jax.tree.map_with_path(
+                lambda path, _, found=found: found[jax.tree_util.keystr(path, simple=True, separator=".")], tree
+            )
+    return dataclasses.replace(abstract, **values)
+
+
+def _sparse(partners: np.ndarray) -> dict[str, np.ndarray]:
+    """The rows of a partner list [n, k] that have partners; a first row of -1 because orbax stores no empty array."""
+    rows = np.flatnonzero((partners >= 0).any(axis=1))
+    none = np.full((1, partners.shape[1]), -1, np.int32)
+    return {"rows": np.concatenate([[-1], rows]), "partners": np.concatenate([none, partners[rows]])}
+
+
+def _dense(stored: dict[str, np.ndarray], rows: int) -> np.ndarray:
+    """Inverse of `_sparse`."""
+    partners = np.full((rows, stored["partners"].shape[1]), -1, np.int32)
+    partners[stored["rows"][1:]] = stored["partners"][1:]
+    return partners
+
+
+def _items_files(folder: Path) -> list[Path]:
+    """Files inside the item folders; orbax rewrites those at the top (its time stamps) after the sums are made."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.parent != folder)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_sums_of_unfinished(directory: Path) -> Any:
+    """A function that orbax calls when all items are written and the folder still has its temporary name."""
+
+    def write() -> None:
+        if jax.process_index() == 0:
+            for folder in directory.glob("*.orbax-checkpoint-tmp*"):
+                (folder / SUMS).write_text("".join(f"{_digest(path)}  {path.relative_to(folder)}\n" for path in _items_files(folder)))
+
+    return write
+
+
+def _problem(folder: Path) -> str | None:
+    """What is wrong with a checkpoint; None when every file is as it was written."""
+    if not (folder / SUMS).is_file():
+        return f"half-written, it has no {SUMS}"
+    lines = (folder / SUMS).read_text(errors="replace").splitlines()
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _digest(folder / name) != digest:
+            return f"{name} has changed since it was written ({(folder / name).stat().st_size} bytes)"
+    return None if lines else f"{SUMS} is empty"
+
+
+def _wait_for_process_0(what: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def claim_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
+    """Writes DIR/config.json; ConfigError if the workdir belongs to a config that differs in more than changeable fields."""
+    path = Path(workdir) / "config.json"
+    if path.exists():
+        check_resumable(read_config(workdir), config)
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".json.tmp")
+        unfinished.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+        unfinished.replace(path)
+
+
+def read_config(workdir: str | os.PathLike[str]) -> Config:
+    """The config that DIR/config.json holds. ConfigError if there is none or it is damaged."""
+    path = Path(workdir) / "config.json"
+    try:
+        return from_config_dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise ConfigError(f"--workdir={workdir} is no workdir of a run: {path} does not exist") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is damaged ({error}); take another --workdir") from None

@@ -1,0 +1,134 @@
+"""The record of a run: DIR/metrics.jsonl, one object a logged step, and the same numbers for TensorBoard.
+
+Metrics are read from the device one step late, so that the next step is already queued when the host waits.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+from tensorboardX import SummaryWriter
+
+Shown = Callable[[int, Mapping[str, float]], None]  # called with (step, its loss and evaluation results)
+
+
+class NonFiniteError(RuntimeError):
+    """Too many steps in a row had a non-finite loss or gradient."""
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Drops the lines of metrics.jsonl after `step` and a last line that was not written to its end."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
+    unfinished = path.with_suffix(".jsonl.tmp")
+    unfinished.write_text("".join(f"{line}\n" for line in kept))
+    unfinished.replace(path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return math.inf
+
+
+class MetricLog:
+    """Writes the metrics of steps; only process 0 does.
+
+    start_step, wall_seconds: of the checkpoint that the run goes on from; what the files hold beyond it is cut.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        log_every: int,
+        halt_after_nonfinite: int,
+        batch_size: int,
+        start_step: int = 0,
+        wall_seconds: float = 0.0,
+        show: Shown = lambda step, values: None,
+    ):
+        self._log_every, self._halt_after, self._batch_size = log_every, halt_after_nonfinite, batch_size
+        self._show, self._wall_before, self._started = show, wall_seconds, time.perf_counter()
+        self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
+        self._data_wait = 0.0
+        self._file: TextIO | None = None
+        self._board: Any = None
+        if jax.process_index() == 0:
+            path = Path(workdir) / "metrics.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cut_back(path, start_step)
+            self._file = path.open("a")
+            self._board = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start_step + 1 if start_step else None)
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of training up to now, those before a resume included."""
+        return self._wall_before + time.perf_counter() - self._started
+
+    def waited_for_data(self, seconds: float) -> None:
+        """Adds to the data wait that the next line reports."""
+        self._data_wait += seconds
+
+    def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes the metrics of the step just queued and handles those of the step before. Raises NonFiniteError."""
+        self.flush()
+        self._pending = (step, metrics)
+
+    def flush(self, evaluation: Mapping[str, float] | None = None, step: int | None = None) -> None:
+        """Handles the metrics of the last step now, on one line with the results of an evaluation at `step`, if there are any."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            if evaluation is not None and step is not None:
+                self._write(step, evaluation)
+            return
+        step, metrics = pending
+        logged = evaluation is not None or step % self._log_every == 0
+        wanted = metrics if logged else {name: metrics[name] for name in ("loss", "nonfinite")}
+        values = {name: float(value) for name, value in jax.device_get(dict(wanted)).items()}
+        self._show(step, {"loss": values["loss"], **(evaluation or {})})
+        if logged:
+            self._write(step, values | dict(evaluation or {}))
+        if values["nonfinite"] >= self._halt_after:
+            self.sync()
+            raise NonFiniteError(
+                f"halted at step {step}: loss or gradients were not finite in {int(values['nonfinite'])} steps in a row "
+                f"(train.halt_after_nonfinite = {self._halt_after}). Lower optim.lr or optim.clip_norm, or look at the data; "
+                "the same command goes on from the last checkpoint"
+            )
+
+    def _write(self, step: int, values: Mapping[str, float]) -> None:
+        if self._file is None:
+            return
+        line = {
+            "step": step,
+            "samples_seen": step * self._batch_size,
+            "wall_seconds": self.wall_seconds,
+            "data_wait_seconds": self._data_wait,
+        }
+        self._data_wait = 0.0
+        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}  # NaN is no JSON
+        self._file.write(json.dumps(line | numbers, allow_nan=False) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Everything written so far is on disk: before a checkpoint, so that no line of a restored step is missing."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._board.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self.sync()
+            self._file.close()
+            self._board.close()
