@@ -1,8 +1,9 @@
 """Data: `load(config)` gives a DataSet, `batches(...)` the training pipeline over it."""
 
 from bacl_jax.config import ConfigError, DataConfig
-from bacl_jax.data import emoji
+from bacl_jax.data import emoji, manifest
 from bacl_jax.data.loader import batches, eval_batches
+from bacl_jax.data.manifest import ManifestError
 from bacl_jax.data.order import PartnerList, PartnerLists
 from bacl_jax.data.source import DataError, DataSet, EvalSplit, Example, OnSkip, Source
 from bacl_jax.data.tokenizer import Tokenizer
@@ -12,6 +13,7 @@ __all__ = [
     "DataSet",
     "EvalSplit",
     "Example",
+    "ManifestError",
     "PartnerList",
     "PartnerLists",
     "Source",
@@ -21,7 +23,7 @@ __all__ = [
     "load",
 ]
 
-_READERS = {"emoji": emoji.load}
+_READERS = {"emoji": emoji.load, "manifest": manifest.load}
 
 
 def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:

@@ -91,8 +91,6 @@ def batches(
     Raises ConfigError if a partner list could come too late (objective.bns.list_delay) or the hosts do not divide the batch.
     """
     data, delay = config.data, config.objective.bns.list_delay
-    if data.threads < 0 or data.prefetch < 0 or (data.threads == 0) != (data.prefetch == 0):
-        raise ConfigError(f"data.threads = {data.threads}, data.prefetch = {data.prefetch}; both must be at least 1, or both 0")
     if partners is not None and delay <= data.prefetch + data.threads:
         raise ConfigError(
             f"objective.bns.list_delay = {delay} must be more than data.prefetch + data.threads = {data.prefetch} + {data.threads}: "
