@@ -127,3 +127,11 @@ def _describe(hint: Any) -> str:
     if origin is tuple:
         return f"a tuple, each entry {_describe(args[0])}"
     return {int: "an integer", float: "a finite number", bool: "True or False", str: "a text"}[hint]
+
+
+def describe_field(cls: Any, name: str) -> str:
+    """The values that the field of dotted name `name` may take, in words. KeyError if there is no such field."""
+    *groups, leaf = name.split(".")
+    for group in groups:
+        cls = typing.get_type_hints(cls)[group]
+    return _describe(typing.get_type_hints(cls, include_extras=True)[leaf])

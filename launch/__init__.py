@@ -1,0 +1,1 @@
+"""Doors to the package: thin commands, each with `--help`."""

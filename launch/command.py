@@ -1,0 +1,66 @@
+"""What the doors share: reading the command line, one-line errors, exit codes (0 done, 2 bad usage or config, else a crash)."""
+
+import difflib
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+from bacl_jax.config import Config, ConfigError, flatten
+from bacl_jax.data.source import DataError
+from bacl_jax.settings import describe_field
+
+FIELD = re.compile(r"--?(?:no)?config\.([^=]+)")
+HELP = {"-h", "--help", "--helpshort", "--helpfull", "-help", "-?"}
+
+
+def run(main: Callable[[], None], doc: str) -> None:
+    """Parses the command line, then calls `main`; ConfigError and DataError become one line on stderr and exit code 2."""
+
+    def guarded(positional: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # orbax tells each step of a save
+        if len(positional) > 1:
+            fail(f"{positional[1]!r} is no flag: every argument has the form --name=value")
+        try:
+            main()
+        except (ConfigError, DataError) as error:
+            fail(str(error))
+
+    app.run(guarded, flags_parser=lambda argv: _parse(argv, doc))
+
+
+def fail(message: str) -> NoReturn:
+    """One line on stderr, exit code 2."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _parse(argv: list[str], doc: str) -> list[str]:
+    if HELP & set(argv[1:]):
+        print(doc.strip() + "\n\nFields, their defaults and values (configs/base.py says what they mean):\n" + _fields())
+        sys.exit(0)
+    known = flatten(Config())
+    for argument in argv[1:]:
+        file = re.fullmatch(r"--?config=([^:]*)(:.*)?", argument)
+        if file and not Path(file[1]).is_file():
+            fail(f"--config={file[1]}: no such file; the configs are in configs/")
+        match = FIELD.match(argument)
+        if match and match[1] not in known and not any(name.startswith(match[1] + ".") for name in known):
+            near = difflib.get_close_matches(match[1], known, n=1)
+            fail(f"config.{match[1]} is unknown: " + (f"did you mean --config.{near[0]}?" if near else "--help lists the fields"))
+    try:
+        return flags.FLAGS(argv)
+    except flags.IllegalFlagValueError as error:
+        match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
+        if match and match[1] in known:
+            fail(f"config.{match[1]} = {match[2]!r}: must be {describe_field(Config, match[1])}; the default is {known[match[1]]!r}")
+        fail(str(error).strip().splitlines()[-1])
+    except (flags.Error, OSError) as error:
+        fail(str(error))
+
+
+def _fields() -> str:
+    return "\n".join(f"  {f'--config.{name}={value}':<52} {describe_field(Config, name)}" for name, value in flatten(Config()).items())

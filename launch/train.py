@@ -1,0 +1,46 @@
+"""Trains a dual encoder and evaluates it zero-shot; run again, the same command goes on where it was.
+
+    python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/bacl
+    python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/k64 --config.objective.bns.k=64 --config.train.steps=500
+    python -m launch.train --config=configs/manifest.py --workdir=runs/mine --config.data.path=pairs.csv
+
+--config   a file with get_config(), see configs/; its fields are set by --config.<field>=<value>
+--workdir  folder of the run: config.json, checkpoints/, metrics.jsonl, tensorboard/, eval/. One that belongs to another config is refused.
+
+SIGTERM and Ctrl-C save and leave with exit code 0. Exit codes: 0 done or preempted, 2 bad usage or config, else a crash.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from bacl_jax.config import ConfigError, from_config_dict
+from bacl_jax.train.checkpoint import Checkpoints, claim_workdir
+from bacl_jax.train.hooks import Preemption
+from launch import command, session
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="Python file with get_config().")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+
+
+def main() -> None:
+    try:
+        config = from_config_dict(CONFIG.value or {})
+    except OSError:
+        raise ConfigError(f"--config={flags.FLAGS['config'].config_filename}: no such file; the configs are in configs/") from None
+    if CONFIG.value is None or WORKDIR.value is None:
+        raise ConfigError(
+            "--config and --workdir must be given, as in --config=configs/emoji_bacl.py --workdir=runs/bacl; --help tells more"
+        )
+    with Preemption() as preemption:
+        claim_workdir(WORKDIR.value, config)
+        with Checkpoints(WORKDIR.value, keep=config.train.keep) as checkpoints:
+            run = session.open_run(config, checkpoints)
+            outcome = run.loop(checkpoints).run(preemption)
+    if outcome.status == "preempted":
+        print("preempted, resume with the same command")
+    else:
+        run.report(WORKDIR.value, outcome.state, outcome.position.step)
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)
