@@ -1,0 +1,53 @@
+"""The ring buffer: slots depend on the step alone, empty slots never count, any size against any batch."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bacl_jax.objective import bank as memory
+
+
+def rows(step, count):
+    index = step * count + np.arange(count)
+    return {
+        "caption_id": jnp.asarray(np.stack([index, index], 1), jnp.uint32),
+        "anchor_id": jnp.asarray(np.stack([index, index + 1], 1), jnp.uint32),
+        "index": jnp.asarray(index, jnp.int32),
+        "ids": jnp.tile(jnp.asarray(index, jnp.int32)[:, None], (1, 3)),
+        "mask": jnp.ones((count, 3), bool),
+        "anchor": jnp.tile(jnp.asarray(index, jnp.float32)[:, None], (1, 2)),
+        "text": jnp.tile(jnp.asarray(index, jnp.float32)[:, None], (1, 2)),
+    }
+
+
+@pytest.mark.parametrize(("size", "count"), [(8, 3), (8, 8), (5, 8), (12, 4), (7, 1)])
+def test_slot_of_row_g_of_step_t(size, count):
+    bank = memory.empty(size, 3, 2)
+    expected = np.full(size, -1)
+    for step in range(5):
+        bank = memory.push(bank, write=jnp.asarray(True), **rows(step, count))
+        for g in range(count):
+            expected[(step * count + g) % size] = step * count + g
+        assert bank.index.tolist() == expected.tolist()
+        assert bank.ids[:, 0].tolist() == np.where(expected < 0, 0, expected).tolist()
+        assert bank.filled.tolist() == (expected >= 0).tolist()
+        assert int(bank.cursor) == (step + 1) * count % size
+
+
+def test_skipped_step_keeps_content_and_moves_on():
+    bank = memory.push(memory.empty(6, 3, 2), write=jnp.asarray(True), **rows(0, 4))
+    skipped = memory.push(bank, write=jnp.asarray(False), **rows(1, 4))
+    assert skipped.index.tolist() == bank.index.tolist()
+    assert int(skipped.cursor) == 2
+
+
+def test_representative_is_the_last_valid_copy():
+    ids = jnp.asarray([[1, 0], [2, 0], [1, 0], [0, 1], [2, 0], [1, 0]], jnp.uint32)
+    valid = jnp.asarray([True, True, True, True, True, False])
+    assert memory.representative(ids, valid).tolist() == [False, False, True, True, True, False]
+    assert memory.representative(ids, jnp.zeros(6, bool)).tolist() == [False] * 6
+
+
+@pytest.mark.parametrize(("size", "most", "tile"), [(4096, 512, 512), (6, 4, 3), (7, 4, 1), (3, 10, 3)])
+def test_tiles_divide(size, most, tile):
+    assert memory.tiles(size, most) == tile
