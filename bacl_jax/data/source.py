@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8, UInt32
@@ -42,6 +42,7 @@ class Example:
     anchor_key: str
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to pairs; `source[i]` is thread safe and a pure function of i in [0, len)."""
 

@@ -15,7 +15,7 @@ from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data.source import DataError
 
 PAD, BOS, EOS, UNK = range(4)
-SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|unk|>")  # their order is their ids
+SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[EOS]", "[UNK]")  # their order is their ids; text is lower case, so no word of a caption is one
 
 
 class Tokenizer:
@@ -23,7 +23,7 @@ class Tokenizer:
 
     def __init__(self, tokenizer: tokenizers.Tokenizer):
         self._tokenizer = tokenizer
-        self._tokenizer.encode_special_tokens = True  # "<|eos|>" in a caption is text like any other; this switch is not in the JSON
+        self._tokenizer.encode_special_tokens = True  # "[EOS]" in a caption is text like any other; this switch is not in the JSON
 
     @classmethod
     def train(cls, captions: Sequence[str], config: DataConfig) -> "Tokenizer":
