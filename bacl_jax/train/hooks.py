@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -60,6 +60,7 @@ class SaveClock:
         self._last = time.monotonic()
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Shows where a run is."""
 

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,6 +28,7 @@ Batches = Callable[[int, PartnerLists], Iterator[tuple[int, Batch]]]  # (first s
 Evaluate = Callable[[TrainState, int], Mapping[str, float]]  # (state, step) -> result name -> number, more is better for `headline`
 
 
+@runtime_checkable
 class Trains(Protocol):
     """What the loop asks of a trainer (train/step.py)."""
 
