@@ -93,6 +93,9 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
     skips = _Skips(config.on_error, on_skip)
     pairs = [pair for row, fields in _read(manifest, config) if (pair := skips.guard(_parse, manifest, row, fields, config)) is not None]
     pairs, images = _check_pictures(manifest, pairs, config, skips)
+    if not any(pair.split == "train" for pair in pairs):
+        found = f"no row is left for training; hold-outs have {len(pairs)}, left out were {dict(skips.counts) or 'none'}"
+        raise ManifestError(manifest, None, found, "add rows or correct those left out", kind="empty")
     _warn_of_leaks(manifest, pairs)
     if skips.counts:
         logging.warning("%s: %d rows left out: %s", manifest, sum(skips.counts.values()), dict(skips.counts))

@@ -94,6 +94,6 @@ class Tokenizer:
         mask = np.array([each.attention_mask for each in encodings], bool).reshape(shape)
         return ids, mask
 
-    def tokens(self, ids: Sequence[int]) -> list[str]:
+    def tokens(self, ids: Sequence[int] | Int32[np.ndarray, " T"]) -> list[str]:
         """The token strings of ids, for plots and reports."""
         return [self._tokenizer.id_to_token(int(i)) for i in ids]

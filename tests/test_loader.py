@@ -1,0 +1,155 @@
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from bacl_jax.config import Config, ConfigError
+from bacl_jax.data import Tokenizer, batches, eval_batches, synthetic
+from bacl_jax.data.loader import BatchBuilder
+from bacl_jax.data.order import PartnerList, PartnerLists, batch_rows, with_partners
+from bacl_jax.data.source import hash_ids
+
+BASE = Config()
+CONFIG = dataclasses.replace(
+    BASE, train=dataclasses.replace(BASE.train, batch_size=24), data=dataclasses.replace(BASE.data, image_size=16, context_length=8)
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return synthetic.load(CONFIG.data)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(data):
+    return Tokenizer.train(data.captions, CONFIG.data)
+
+
+def _first(count, *args, **options):
+    return list(itertools.islice(batches(*args, **options), count))
+
+
+def _equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_batch_is_what_its_rows_say(data, tokenizer):
+    (step, batch), *_ = _first(1, data, tokenizer, CONFIG, start_step=3)
+    assert step == 3
+    rows = batch_rows(CONFIG.seed, 3, 24, len(data.train))
+    np.testing.assert_array_equal(batch.index, rows)
+    examples = [data.train[row] for row in rows.tolist()]
+    np.testing.assert_array_equal(batch.caption_id, hash_ids([each.caption for each in examples]))
+    np.testing.assert_array_equal(batch.anchor_id, hash_ids([each.anchor_key for each in examples]))
+    ids, mask = tokenizer.encode([each.caption for each in examples])
+    np.testing.assert_array_equal(batch.inputs["text"].values, ids)
+    np.testing.assert_array_equal(batch.inputs["text"].mask, mask)
+    assert batch.inputs["image"].values.shape == (24, 16, 16, 3)
+    assert batch.inputs["image"].values.dtype == np.uint8
+    assert batch.index.dtype == np.int32
+    assert all(present.all() and present.shape == (24,) for present in batch.present.values())
+
+
+def test_restarted_at_any_step_it_goes_on_the_same(data, tokenizer):
+    whole = _first(12, data, tokenizer, CONFIG, start_step=0)
+    assert [step for step, _ in whole] == list(range(12))
+    for start in (1, 5, 11):
+        _equal(whole[start:], _first(12 - start, data, tokenizer, CONFIG, start_step=start))
+
+
+def test_threads_and_read_ahead_do_not_change_a_thing(data, tokenizer):
+    one = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, threads=1, prefetch=1))
+    many = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, threads=4, prefetch=9))
+    _equal(_first(8, data, tokenizer, one, start_step=2), _first(8, data, tokenizer, many, start_step=2))
+
+
+def _partners(data, active_from=0):
+    return PartnerList(active_from, np.random.default_rng(active_from).integers(-1, len(data.train), (len(data.train), 4)).astype(np.int32))
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_hosts_together_make_the_batch_of_one(data, tokenizer, processes, share):
+    def first(shard):
+        lists = PartnerLists()
+        lists.put(_partners(data))
+        return _first(3, data, tokenizer, CONFIG, start_step=4, partners=lists, partner_share=lambda step: share, shard=shard)
+
+    parts = [first((process, processes)) for process in range(processes)]
+    for (step, expected), *hosts in zip(first((0, 1)), *parts, strict=True):
+        assert {host_step for host_step, _ in hosts} == {step}
+        _equal(expected, jax.tree.map(lambda *leaves: np.concatenate(leaves), *(batch for _, batch in hosts)))
+
+
+def test_partners_take_their_rows_as_full_pairs(data, tokenizer):
+    lists = PartnerLists()
+    lists.put(_partners(data, active_from=2))
+    share = {0: 0.5, 1: 0.5, 2: 0.25, 3: 0.5}
+    got = _first(4, data, tokenizer, CONFIG, start_step=0, partners=lists, partner_share=lambda step: share.get(step, 0.0))
+    for step, batch in got:
+        rows = batch_rows(CONFIG.seed, step, 24, len(data.train))
+        if step >= 2:
+            rows = with_partners(rows, _partners(data, active_from=2).partners, share[step], CONFIG.seed, step)
+        np.testing.assert_array_equal(batch.index, rows)
+        np.testing.assert_array_equal(batch.anchor_id, hash_ids([data.train[row].anchor_key for row in rows.tolist()]))
+
+
+def test_a_list_put_after_its_step_is_in_time(data, tokenizer):
+    """The loop puts the list of step t after step t was handed out; list_delay = prefetch + threads + 1 is enough, at any speed."""
+    settings = dataclasses.replace(CONFIG.data, threads=2, prefetch=3)
+    bns = dataclasses.replace(CONFIG.objective.bns, list_delay=6)
+    config = dataclasses.replace(CONFIG, data=settings, objective=dataclasses.replace(CONFIG.objective, bns=bns))
+    lists = PartnerLists()
+    for step, batch in itertools.islice(batches(data, tokenizer, config, start_step=0, partners=lists, partner_share=lambda s: 0.5), 40):
+        if step:  # one batch is fetched before the list of the step before is ready
+            lists.put(_partners(data, active_from=step - 1 + 6))
+        rows = batch_rows(config.seed, step, 24, len(data.train))
+        if step >= 6:
+            rows = with_partners(rows, _partners(data, active_from=step).partners, 0.5, config.seed, step)
+        np.testing.assert_array_equal(batch.index, rows)
+
+
+def test_restart_from_the_live_lists(data, tokenizer):
+    def run(start, count, saved):
+        lists = PartnerLists()
+        for each in saved:
+            lists.put(each)
+        return _first(count, data, tokenizer, CONFIG, start_step=start, partners=lists, partner_share=lambda step: 0.4), lists
+
+    every = [_partners(data, active_from=step) for step in (2, 5, 9)]
+    whole, lists = run(0, 12, every)
+    for start in (3, 6, 9):
+        _equal(whole[start:], run(start, 12 - start, lists.live(start))[0])
+
+
+def test_augmentation_differs_by_step_and_is_off_when_told(data, tokenizer):
+    plain = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, augment_scale=0.0, augment_shift=0.0))
+    build = BatchBuilder(data, tokenizer, plain, partners=None, partner_share=lambda step: 0.0, shard=(0, 1))
+    _, batch = build(0)
+    images, count = next(eval_batches(data.train, plain.data, len(data.train)))
+    assert count == len(data.train)
+    np.testing.assert_array_equal(batch.inputs["image"].values, images[batch.index])
+    _, augmented = _first(1, data, tokenizer, CONFIG, start_step=0)[0]
+    assert (augmented.inputs["image"].values != batch.inputs["image"].values).any()
+
+
+def test_eval_batches_are_padded_to_one_shape(data):
+    source = data.splits["test"].source
+    got = list(eval_batches(source, CONFIG.data, 5))
+    assert [count for _, count in got] == [5, 5, 5, 1]
+    assert {images.shape for images, _ in got} == {(5, 16, 16, 3)}
+    assert (got[-1][0][1:] == 0).all()
+    assert not list(eval_batches(dataclasses.replace(source, images=[]), CONFIG.data, 5))
+
+
+def test_settings_that_cannot_be(data, tokenizer):
+    with pytest.raises(ConfigError, match=r"train.batch_size = 24 must be a multiple of the number of processes, 5"):
+        batches(data, tokenizer, CONFIG, start_step=0, shard=(0, 5))
+    slow = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, prefetch=6, threads=2))
+    with pytest.raises(ConfigError, match=r"list_delay = 8 must be more than data.prefetch \+ data.threads = 6 \+ 2"):
+        batches(data, tokenizer, slow, start_step=0, partners=PartnerLists())
+    batches(data, tokenizer, slow, start_step=0)
