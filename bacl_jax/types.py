@@ -8,16 +8,23 @@ Dimension legend, used all over the project:
 """
 
 import dataclasses
+import typing
 
 import jax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+T = typing.TypeVar("T")
+
 MODALITIES = ("image", "text", "audio", "video")
 
 
-def pytree(cls):
-    """Frozen dataclass that is also a JAX pytree, all fields being children."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
+@typing.dataclass_transform(kw_only_default=True, frozen_default=True)
+def pytree(cls: type[T]) -> type[T]:
+    """Frozen dataclass that is also a JAX pytree, all fields being children.
+
+    Annotations of its fields are not checked at run time: JAX builds pytrees of anything (tracers, shapes, shardings).
+    """
+    return typing.no_type_check(jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, kw_only=True)(cls)))
 
 
 @pytree
