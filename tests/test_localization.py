@@ -13,22 +13,33 @@ from bacl_jax.objective.cla import align
 WITH_CLA = dataclasses.replace(CONFIG, objective=ObjectiveConfig(cla=CLAConfig(enabled=True)))
 
 
-def test_the_region_is_where_the_images_differ():
-    images = np.zeros((2, 8, 8, 3), np.uint8)
+def pair_of(images, others):
+    row = np.arange(len(images))
+    return L.Pairs(images, others, row, row, row, row)
+
+
+def test_the_region_is_where_the_images_differ_and_the_foreground_is_not_blank():
+    images = np.full((2, 8, 8, 3), 255, np.uint8)
     others = images.copy()
-    others[0, 0:4, 4:8] = 255  # the upper right patch of a 2 x 2 grid
-    others[1, 7, 0] = 255  # one of the 16 pixels of the lower left patch
-    assert L.true_region(images, others, (2, 2), 0.05).tolist() == [[False, True, False, False], [False, False, True, False]]
-    assert L.true_region(images, others, (2, 2), 0.1).tolist() == [[False, True, False, False], [False] * 4]
-    assert L.true_region(others, images, (2, 2), 0.05).tolist() == L.true_region(images, others, (2, 2), 0.05).tolist()
+    others[0, 0:4, 4:8] = 0  # the upper right patch of a 2 x 2 grid
+    others[1, 7, 0] = 0  # one of the 16 pixels of the lower left patch
+    images[1, 0:4] = others[1, 0:4] = 100  # drawn alike in both
+    upper_right, lower_left, nowhere = [False, True, False, False], [False, False, True, False], [False] * 4
+    region, foreground = L.regions(pair_of(images, others), (2, 2), 0.05)
+    assert region.tolist() == [upper_right, lower_left]
+    assert foreground.tolist() == [upper_right, [True, True, True, False]]
+    assert L.regions(pair_of(images, others), (2, 2), 0.1)[0].tolist() == [upper_right, nowhere]
+    assert L.regions(pair_of(others, images), (2, 2), 0.05)[0].tolist() == [upper_right, lower_left]
     with pytest.raises(ValueError, match=r"3 x 3 patches does not divide images of 8 x 8"):
-        L.true_region(images, others, (3, 3))
+        L.regions(pair_of(images, others), (3, 3))
 
 
 def test_answers_inside_the_region_and_ties():
     score = np.asarray([[0, 3, 1, 2], [5, 0, 0, 0], [1, 1, 1, 1], [0, 2, 2, 0]], np.float32)
     region = np.asarray([[False, True, False, False], [False, True, True, True], [True, False, False, False], [False, True, False, True]])
     np.testing.assert_allclose(L.share_inside(score, region), [1, 0, 0.25, 0.5])
+    among = np.asarray([[True, False, True, True], [False, True, True, True], [True, True, False, False], [True] * 4])
+    np.testing.assert_allclose(L.share_inside(score, region, among), [0, 1, 0.5, 0.5])
 
 
 def texts(rng, n, t=9):
@@ -87,7 +98,7 @@ def scene(rng, n=30, split=20):
         if row:
             patches.append(int(rng.integers(4)))
             y, x = divmod(patches[-1], 2)
-            image[16 * y + 8 : 16 * y + 16, 16 * x + 8 : 16 * x + 16] += 60 if row % 2 else 196
+            image[16 * y + 4 : 16 * y + 16, 16 * x + 4 : 16 * x + 16] += 60 if row % 2 else 196
         target.painted[at] = image
         image[0, 0, 0] = row  # what the fake trainer reads
     return data, patches
@@ -104,8 +115,8 @@ def test_attention_that_moves_where_the_images_differ_scores_everything():
         where[i + 1] = where[i]
         where[i + 1, patch] += 1
     found = run(data, FRESH | {"where": where})
-    assert found["ael"] == found["ael_token"] == 100
-    assert found["ael_chance"] == 25
+    assert found["ael"] == found["ael_foreground"] == found["ael_token"] == 100
+    assert found["ael_chance"] == found["ael_foreground_chance"] == 25
     assert (found["n"], found["n_left_out"]) == (20, 0)
     assert run(data, FRESH | {"where": np.roll(where, 1, axis=1)})["ael"] < 100
 
@@ -115,13 +126,14 @@ def test_an_untrained_model_scores_chance():
     found = run(data, FRESH | {"where": np.zeros((40, 4))}, untrained_seeds=range(40))
     assert found["ael"] == found["ael_chance"]  # no attention moves anywhere: all patches tie
     assert found["ael_untrained"] == pytest.approx(found["ael_chance"], abs=3)
+    assert found["ael_foreground_untrained"] == pytest.approx(found["ael_foreground_chance"], abs=3)
     assert found["ael_token_untrained"] == 100  # why the token side is no measure
 
 
 def test_without_cla_only_the_baseline_is_measured():
     data, _ = scene(np.random.default_rng(2))
     params = FRESH | {"where": np.random.default_rng(0).dirichlet(np.ones(4), 40)}
-    assert set(run(data, params, CONFIG)) == {"n", "n_left_out", "ael_chance"}
+    assert set(run(data, params, CONFIG)) == {"n", "n_left_out", "ael_chance", "ael_foreground_chance"}
     own = run(data, params, WITH_CLA, untrained_seeds=())
     other = run(data, params, CONFIG, baseline=lambda text, image: Attending().attend(params, text, image)[0])
     assert other["ael_baseline"] == own["ael"]
@@ -133,6 +145,7 @@ def test_pairs_whose_images_or_tokens_are_the_same_are_left_out():
     data.train.painted[0] = data.splits["test"].source.painted[19]
     found = run(data, FRESH | {"where": np.zeros((40, 4))}, untrained_seeds=())
     assert (found["n"], found["n_left_out"]) == (19, 1)
+    assert run(data, FRESH, largest_region=0.2) == {"n": 0, "n_left_out": 20}
 
 
 def test_pairs_need_one_style_and_a_manifest_has_none(caplog):

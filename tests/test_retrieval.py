@@ -35,7 +35,7 @@ def test_ranks_match_the_reference_with_ties_and_several_positives(n_queries, n_
     rng = np.random.default_rng(n_queries)
     queries, gallery = grid_points(rng, n_queries), grid_points(rng, n_gallery)
     counts = rng.integers(1, min(n_positives, n_gallery) + 1, n_queries)
-    positives = R.padded([rng.choice(n_gallery, count, replace=False) for count in counts])
+    positives = R.padded([rng.choice(n_gallery, count, replace=False).tolist() for count in counts])
     found = R.summarise(R.rank(queries, gallery, positives, chunk=chunk), "x")
     for k in (1, 5, 10):
         recall, precision, median = reference(queries, gallery, positives, k)

@@ -5,6 +5,11 @@ which the two images differ. A model sees the image of i alone, once with captio
 and its answer is the patch with the largest sum_t dA. AEL is the share of answers inside the region; guessing scores
 region / P. The measure is ours: the paper (arXiv 2511.08399) names it and gives no formula.
 
+Images on a blank ground differ nowhere in the blank, and the attention of any network, trained or not, moves less there.
+So looking away from the blank beats region / P without any grounding. `ael_foreground` takes that away: answers and
+chance among the patches that are not blank in both images. Pairs that differ over most of the picture (two flags)
+show nothing either and are left out.
+
 Dimension legend: n pairs, b pairs at a time, S image side, T text tokens, P patches (row-major over a grid).
 """
 
@@ -23,7 +28,9 @@ from bacl_jax.objective import cla
 from bacl_jax.types import Features
 
 aligned_delta = jax.jit(cla.delta_attention)
-THRESHOLD = 0.05  # mean absolute difference of a patch, pixels in [0, 1], above which it belongs to the region
+THRESHOLD = 0.1  # mean absolute difference of a patch, pixels in [0, 1], above which it belongs to the region
+LARGEST_REGION = 0.5  # share of the patches; pairs with a larger region are left out
+BLANK = 0.02  # mean absolute difference from white up to which a patch is blank
 
 # (text features, image features) -> attention [b, T, P]
 Attend = Callable[[Features, Features], Float[Array, "b T P"]]
@@ -114,16 +121,28 @@ def _pixels(source: Any, embeddings: Embeddings) -> UInt8[np.ndarray, "n S S 3"]
     return np.concatenate([np.asarray(images)[:count] for images, count in batches])
 
 
-def true_region(
-    images: UInt8[np.ndarray, "n S S 3"], others: UInt8[np.ndarray, "n S S 3"], grid: tuple[int, int], threshold: float = THRESHOLD
-) -> Bool[np.ndarray, "n P"]:
-    """Patches in which two images differ: mean absolute difference above `threshold`, pixels and threshold in [0, 1]."""
+def patch_difference(
+    images: UInt8[np.ndarray, "n S S 3"], others: UInt8[np.ndarray, "*m S S 3"], grid: tuple[int, int]
+) -> Float[np.ndarray, "n P"]:
+    """Mean absolute difference of two images in each patch, pixels in [0, 1]."""
     n, height, width, _ = images.shape
     if height % grid[0] or width % grid[1]:
         raise ValueError(f"a grid of {grid[0]} x {grid[1]} patches does not divide images of {height} x {width} pixels")
-    difference = np.abs(images.astype(np.float32) - others) / 255
+    difference = np.abs(images.astype(np.int16) - others)
     patches = difference.reshape(n, grid[0], height // grid[0], grid[1], width // grid[1], 3)
-    return patches.mean(axis=(2, 4, 5)).reshape(n, -1) > threshold
+    return patches.mean(axis=(2, 4, 5), dtype=np.float32).reshape(n, -1) / 255
+
+
+def regions(pairs: Pairs, grid: tuple[int, int], threshold: float = THRESHOLD) -> tuple[Bool[np.ndarray, "n P"], Bool[np.ndarray, "n P"]]:
+    """(region, foreground) of every pair: patches that differ by more than `threshold`; those, and any not blank in both images."""
+    white = np.full(pairs.images.shape[1:], 255, np.uint8)
+    drawn = patch_difference(pairs.images, white, grid) > BLANK
+    other_drawn = patch_difference(pairs.others, white, grid) > BLANK
+    blocks = [slice(start, start + 1024) for start in range(0, len(pairs.image), 1024)]
+    region = np.concatenate(
+        [patch_difference(pairs.images[pairs.image[b]], pairs.others[pairs.other[b]], grid) > threshold for b in blocks]
+    )
+    return region, region | drawn[pairs.image] | other_drawn[pairs.other]
 
 
 def differing_rows(
@@ -146,8 +165,14 @@ def differing_rows(
     return (position >= prefix[:, None]) & (position < (length - suffix)[:, None])
 
 
-def share_inside(score: Float[np.ndarray, "n P"], region: Bool[np.ndarray, "n P"]) -> Float[np.ndarray, " n"]:
-    """1 where the largest score lies in the region, else 0; among equal largest scores, the share of them inside."""
+def share_inside(
+    score: Float[np.ndarray, "n P"], region: Bool[np.ndarray, "n P"], among: Bool[np.ndarray, "n P"] | None = None
+) -> Float[np.ndarray, " n"]:
+    """1 where the largest score lies in the region, else 0; among equal largest scores, the share of them inside.
+
+    among: entries that may be an answer; None: all. Scores are >= 0.
+    """
+    score = score if among is None else np.where(among, score, -1.0)
     largest = score.max(axis=1, keepdims=True)
     first = score >= largest - 1e-6 * np.abs(largest)
     return (first & region).sum(axis=1) / first.sum(axis=1)
@@ -155,9 +180,14 @@ def share_inside(score: Float[np.ndarray, "n P"], region: Bool[np.ndarray, "n P"
 
 @dataclasses.dataclass(frozen=True)
 class Localization:
-    """Per pair: did the largest entry of sum_t dA lie in the region (image), that of sum_p dA in the differing tokens (token)?"""
+    """Per pair: did the largest entry lie inside? In [0, 1].
+
+    image: sum_t dA, the region, among all patches. foreground: the same among the patches of the foreground.
+    token: sum_p dA, the differing tokens, among all tokens.
+    """
 
     image: Float[np.ndarray, " n"]
+    foreground: Float[np.ndarray, " n"]
     token: Float[np.ndarray, " n"]
 
 
@@ -166,6 +196,7 @@ def localize(
     params: Any,
     pairs: Pairs,
     region: Bool[np.ndarray, "n P"],
+    foreground: Bool[np.ndarray, "n P"],
     attend: Attend,
     delta_attention: DeltaAttention = aligned_delta,
     label: str = "attention",
@@ -188,7 +219,9 @@ def localize(
         if not np.isfinite(delta).all():
             raise FloatingPointError("attention differences are not finite")
         words = differing_rows(ids[yes], mask[yes], ids[no], mask[no])
-        batch = share_inside(delta.sum(axis=1), region[rows]), share_inside(delta.sum(axis=2), words)
+        score = delta.sum(axis=1)
+        inside = share_inside(score, region[rows]), share_inside(score, region[rows], foreground[rows])
+        batch = *inside, share_inside(delta.sum(axis=2), words)
         hits.append([part[: len(pairs.image) - start] for part in batch])
     return Localization(*(np.concatenate(column) for column in zip(*hits, strict=True)))
 
@@ -203,51 +236,58 @@ def _take(features: Features, rows: np.ndarray) -> Features:
     return jax.tree.map(lambda x: x[rows], features)
 
 
+def _percent(found: Sequence[Localization], suffix: str) -> dict[str, float]:
+    """Means over pairs and over models."""
+    if not found:
+        return {}
+    return {
+        f"ael{suffix}": 100 * float(np.mean([each.image.mean() for each in found])),
+        f"ael_foreground{suffix}": 100 * float(np.mean([each.foreground.mean() for each in found])),
+        f"ael_token{suffix}": 100 * float(np.mean([each.token.mean() for each in found])),
+    }
+
+
 def localization(
     embeddings: Embeddings,
     *,
     threshold: float = THRESHOLD,
+    largest_region: float = LARGEST_REGION,
     delta_attention: DeltaAttention = aligned_delta,
     baseline: Attend | None = None,
     untrained_seeds: Sequence[int] = (1, 2, 3),
 ) -> dict[str, float]:
     """The task `localization` on one split, in percent.
 
-    `ael`, `ael_token`: with the model's own cross-modal layers, only where CLA is enabled. `ael_chance`: mean share of
-    patches in the region. `ael_untrained`, `ael_token_untrained`: mean over freshly initialised models.
-    `ael_baseline`, `ael_token_baseline`: with `baseline`, a cross-modal head trained afterwards on the frozen towers.
-    `n`: pairs; `n_left_out`: pairs whose images differ nowhere at this size or whose captions have the same tokens.
-    Without any pair (a manifest has no styles): only `n`, at 0, and a line in the log.
+    `ael`, `ael_foreground`, `ael_token`: with the model's own cross-modal layers, only where CLA is enabled; with the
+    suffix `_untrained` the mean over freshly initialised models. `ael_chance`, `ael_foreground_chance`: mean share of the
+    patches in the region. Suffix `_baseline`: with `baseline`, a cross-modal head trained afterwards on the frozen towers.
+    `n`: pairs; `n_left_out`: pairs that differ nowhere, or in more than `largest_region` of the patches, or whose
+    captions have the same tokens. Without any pair (a manifest has no styles): only `n`, at 0, and a line in the log.
+    Cost: a pass over the pairs for each model.
     """
     pairs = find_pairs(embeddings)
     if pairs is None:
         logging.info("localization: %s has no half-true pair with both images in one style; nothing to measure", embeddings.split)
         return {"n": 0}
-    region = true_region(pairs.images[pairs.image], pairs.others[pairs.other], embeddings.trainer.grid, threshold)
-    ids, mask = embeddings.tokens
-    true, false = pairs.caption, pairs.false_caption
-    kept = region.any(axis=1) & differing_rows(ids[true], mask[true], ids[false], mask[false]).any(axis=1)
+    trainer, (ids, mask) = embeddings.trainer, embeddings.tokens
+    region, foreground = regions(pairs, trainer.grid, threshold)
+    differing = differing_rows(ids[pairs.caption], mask[pairs.caption], ids[pairs.false_caption], mask[pairs.false_caption])
+    kept = region.any(axis=1) & (region.mean(axis=1) <= largest_region) & differing.any(axis=1)
     metrics: dict[str, float] = {"n": int(kept.sum()), "n_left_out": int((~kept).sum())}
     if not kept.any():
         return metrics
-    pairs, region, trainer = pairs.take(kept), region[kept], embeddings.trainer
+    pairs, region, foreground = pairs.take(kept), region[kept], foreground[kept]
     metrics["ael_chance"] = 100 * float(region.mean())
+    metrics["ael_foreground_chance"] = 100 * float((region.sum(axis=1) / foreground.sum(axis=1)).mean())
 
-    def measure(params: Any, attend: Attend, label: str) -> Localization:
-        return localize(embeddings, params, pairs, region, attend, delta_attention, label)
-
-    def own(params: Any) -> Attend:
-        return lambda text, image: trainer.attend(params, text, image)[0]
+    def measure(params: Any, attend: Attend | None, label: str) -> Localization:
+        own = attend or (lambda text, image: trainer.attend(params, text, image)[0])
+        return localize(embeddings, params, pairs, region, foreground, own, delta_attention, label)
 
     if embeddings.config.objective.cla.enabled:
-        found = measure(embeddings.params, own(embeddings.params), "attention")
-        metrics |= {"ael": 100 * float(found.image.mean()), "ael_token": 100 * float(found.token.mean())}
-        fresh = [trainer.eval_params(trainer.init(seed)) for seed in untrained_seeds]
-        controls = [measure(params, own(params), "attention, untrained") for params in fresh]
-        if controls:
-            metrics["ael_untrained"] = 100 * float(np.mean([control.image.mean() for control in controls]))
-            metrics["ael_token_untrained"] = 100 * float(np.mean([control.token.mean() for control in controls]))
+        metrics |= _percent([measure(embeddings.params, None, "attention")], "")
+        fresh = (trainer.eval_params(trainer.init(seed)) for seed in untrained_seeds)
+        metrics |= _percent([measure(params, None, "attention, untrained") for params in fresh], "_untrained")
     if baseline is not None:
-        found = measure(embeddings.params, baseline, "attention, baseline")
-        metrics |= {"ael_baseline": 100 * float(found.image.mean()), "ael_token_baseline": 100 * float(found.token.mean())}
+        metrics |= _percent([measure(embeddings.params, baseline, "attention, baseline")], "_baseline")
     return metrics

@@ -225,7 +225,7 @@ def padded(lists: Sequence[Sequence[int]]) -> Int[np.ndarray, "Q R"]:
     return out
 
 
-def _grouped(keys: Iterable[int], values: Iterable[int]) -> dict[int, list[int]]:
+def _grouped(keys: Int[np.ndarray, " n"], values: Int[np.ndarray, " n"]) -> dict[int, list[int]]:
     """key -> its distinct values, in order of appearance."""
     groups: dict[int, dict[int, None]] = {}
     for key, value in zip(keys, values, strict=True):
