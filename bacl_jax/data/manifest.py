@@ -221,19 +221,24 @@ def _check_pictures(manifest: Path, pairs: list[Pair], config: DataConfig, skips
             return error
         return image if keep else None
 
+    images: dict[Path, np.ndarray] = {}
+    errors: dict[Path, DataError] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
         results = track(pool.map(check, paths), "checking pictures", total=len(paths), disable=len(paths) < 1000)
-        found = dict(zip(paths, results, strict=True))
-    good = []
+        for path, result in zip(paths, results, strict=True):
+            if isinstance(result, DataError):
+                errors[path] = result
+                if config.on_error == "raise":
+                    pool.shutdown(cancel_futures=True)
+                    break
+            elif result is not None:
+                images[path] = result
     for pair in pairs:
-        error = found[pair.path]
-        if isinstance(error, DataError):
-            skips.record(
-                ManifestError(manifest, pair.row, f"image {pair.path}: {error}", "replace the file or remove the row", kind=error.kind)
-            )
-        else:
-            good.append(pair)
-    return good, [found[pair.path] for pair in good] if keep else None
+        if (error := errors.get(pair.path)) is not None:
+            found = f"image {pair.path}: {error}"
+            skips.record(ManifestError(manifest, pair.row, found, "replace the file or remove the row", kind=error.kind))
+    good = [pair for pair in pairs if pair.path not in errors]
+    return good, [images[pair.path] for pair in good] if keep else None
 
 
 def _warn_of_leaks(manifest: Path, pairs: Sequence[Pair]) -> None:

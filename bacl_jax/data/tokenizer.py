@@ -21,8 +21,8 @@ SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[EOS]", "[UNK]")  # their order is their id
 class Tokenizer:
     """Word-level (whitespace words) or byte-level BPE; ids PAD = 0, BOS = 1, EOS = 2, UNK = 3."""
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer):
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: tokenizers.Tokenizer, context_length: int):
+        self._tokenizer, self.context_length = tokenizer, context_length
         self._tokenizer.encode_special_tokens = True  # "[EOS]" in a caption is text like any other; this switch is not in the JSON
 
     @classmethod
@@ -57,7 +57,7 @@ class Tokenizer:
         )
         tokenizer.enable_truncation(config.context_length)
         tokenizer.enable_padding(length=config.context_length, pad_id=PAD, pad_token=SPECIAL_TOKENS[PAD])
-        return cls(tokenizer)
+        return cls(tokenizer, config.context_length)
 
     def save(self, path: str | Path) -> None:
         self._tokenizer.save(str(path))
@@ -76,15 +76,11 @@ class Tokenizer:
         found = tuple(tokenizer.id_to_token(i) for i in range(len(SPECIAL_TOKENS)))
         if found != SPECIAL_TOKENS or tokenizer.truncation is None or tokenizer.padding is None:
             raise DataError(f"{path}: not a tokenizer of ours: tokens 0 to 3 are {found}, expected {SPECIAL_TOKENS}", kind="tokenizer")
-        return cls(tokenizer)
+        return cls(tokenizer, tokenizer.truncation["max_length"])
 
     @property
     def vocab_size(self) -> int:
         return self._tokenizer.get_vocab_size()
-
-    @property
-    def context_length(self) -> int:
-        return self._tokenizer.truncation["max_length"]
 
     def encode(self, texts: Sequence[str]) -> tuple[Int32[np.ndarray, "n T"], Bool[np.ndarray, "n T"]]:
         """(ids, mask): BOS, tokens, EOS, padding; mask is True on all but the padding. Longer texts are cut, and keep their EOS."""
@@ -95,5 +91,5 @@ class Tokenizer:
         return ids, mask
 
     def tokens(self, ids: Sequence[int] | Int32[np.ndarray, " T"]) -> list[str]:
-        """The token strings of ids, for plots and reports."""
-        return [self._tokenizer.id_to_token(int(i)) for i in ids]
+        """The token strings of ids, for plots and reports; "" for an id out of range."""
+        return [self._tokenizer.id_to_token(int(i)) or "" for i in ids]

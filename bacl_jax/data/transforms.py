@@ -45,7 +45,8 @@ def decode(source: Path | bytes, *, max_pixels: int, max_side: int) -> UInt8[np.
         raise DataError(f"not a readable image ({reason}); formats read: {', '.join(FORMATS)}", kind="unreadable") from error
     shrink = min(picture.size) / max_side
     if shrink > 1:
-        size = tuple(max(1, round(side / shrink)) for side in picture.size)
+        width, height = picture.size
+        size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
         picture = picture.resize(size, Image.Resampling.BOX if shrink > 4 else Image.Resampling.LANCZOS)
     return np.asarray(picture)
 
