@@ -17,7 +17,7 @@ FIELD = re.compile(r"--?(?:no)?config\.([^=]+)")
 HELP = {"-h", "--help", "--helpshort", "--helpfull", "-help", "-?"}
 
 
-def run(main: Callable[[], None], doc: str) -> None:
+def run(main: Callable[[], None], doc: str | None) -> None:
     """Parses the command line, then calls `main`; ConfigError and DataError become one line on stderr and exit code 2."""
 
     def guarded(positional: list[str]) -> None:
@@ -29,7 +29,7 @@ def run(main: Callable[[], None], doc: str) -> None:
         except (ConfigError, DataError) as error:
             fail(str(error))
 
-    app.run(guarded, flags_parser=lambda argv: _parse(argv, doc))
+    app.run(guarded, flags_parser=lambda argv: _parse(argv, doc or ""))
 
 
 def fail(message: str) -> NoReturn:

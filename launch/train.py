@@ -23,14 +23,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 
 
 def main() -> None:
-    try:
-        config = from_config_dict(CONFIG.value or {})
-    except OSError:
-        raise ConfigError(f"--config={flags.FLAGS['config'].config_filename}: no such file; the configs are in configs/") from None
     if CONFIG.value is None or WORKDIR.value is None:
-        raise ConfigError(
-            "--config and --workdir must be given, as in --config=configs/emoji_bacl.py --workdir=runs/bacl; --help tells more"
-        )
+        raise ConfigError("--config and --workdir must be given: --config=configs/emoji_bacl.py --workdir=runs/bacl; --help tells more")
+    config = from_config_dict(CONFIG.value)
     with Preemption() as preemption:
         claim_workdir(WORKDIR.value, config)
         with Checkpoints(WORKDIR.value, keep=config.train.keep) as checkpoints:

@@ -1,0 +1,262 @@
+import dataclasses
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from train_fakes import ROWS, TOKENIZER, FakeTrainer, assert_same, fake_batches, tiny_config
+
+from bacl_jax.config import ConfigError
+from bacl_jax.data.order import PartnerLists
+from bacl_jax.train import hooks
+from bacl_jax.train.checkpoint import Checkpoints
+from bacl_jax.train.hooks import Preemption, SaveClock
+from bacl_jax.train.loop import Loop
+from bacl_jax.train.metrics import NonFiniteError
+
+
+class StopAt:
+    """A preemption that comes after a given step."""
+
+    def __init__(self, step=None):
+        self.step = step
+
+    def reached(self, step):
+        return step == self.step
+
+
+def run(workdir, config, *, stop=None, trainer=None, seen=None, **settings):
+    with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
+        loop = Loop(
+            config=config,
+            trainer=trainer or FakeTrainer(),
+            batches=fake_batches(config, seen),
+            rows=ROWS,
+            checkpoints=checkpoints,
+            tokenizer=TOKENIZER,
+            **settings,
+        )
+        return loop.run(StopAt(stop)), checkpoints.steps()
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_trains_saves_and_logs(tmp_path):
+    outcome, saved = run(tmp_path, tiny_config())
+    assert (outcome.status, outcome.position.step, int(outcome.state.step)) == ("done", 20, 20)
+    assert saved == [15, 20]
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, 21))
+    for line in lines(tmp_path):
+        assert line["samples_seen"] == 8 * line["step"]
+        assert {"loss", "lr", "nonfinite", "wall_seconds", "data_wait_seconds"} <= line.keys()
+
+
+@pytest.mark.parametrize("stops", [[1], [5], [3, 4, 12], [7, 9, 16], [19]])
+def test_stopped_and_resumed_is_uninterrupted(tmp_path, stops):
+    """4 is the step of a partner list, 7 that of its taking effect; 5 is a regular save."""
+    config, seen, whole_seen = tiny_config(), [], []
+    whole, _ = run(tmp_path / "whole", config, seen=whole_seen)
+    for stop in stops:
+        outcome, _ = run(tmp_path / "parts", config, stop=stop, seen=seen)
+        assert (outcome.status, outcome.position.step) == ("preempted", stop)
+    outcome, _ = run(tmp_path / "parts", config, seen=seen)
+    assert_same(outcome.state, whole.state)
+    assert seen == whole_seen
+    for part, one in zip(lines(tmp_path / "parts"), lines(tmp_path / "whole"), strict=True):
+        times = {"wall_seconds", "data_wait_seconds"}
+        assert {k: v for k, v in part.items() if k not in times} == {k: v for k, v in one.items() if k not in times}
+    walls = [line["wall_seconds"] for line in lines(tmp_path / "parts")]
+    assert walls == sorted(walls)
+
+
+def test_what_was_logged_after_the_checkpoint_is_cut(tmp_path):
+    config = tiny_config()
+    whole, _ = run(tmp_path / "whole", config)
+
+    class Killed(Exception):
+        pass
+
+    class Dies(FakeTrainer):
+        def _step(self, state, batch):
+            return super()._step(state, batch)
+
+        def __init__(self):
+            super().__init__()
+            step, self.count = self.step, 0
+
+            def counted(state, batch):
+                self.count += 1
+                if self.count == 9:
+                    raise Killed
+                return step(state, batch)
+
+            self.step = counted
+
+    with pytest.raises(Killed):
+        run(tmp_path / "parts", config, trainer=Dies())
+    assert lines(tmp_path / "parts")[-1]["step"] > 5
+    outcome, _ = run(tmp_path / "parts", config)
+    assert [line["step"] for line in lines(tmp_path / "parts")] == list(range(1, 21))
+    assert_same(outcome.state, whole.state)
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+    config = tiny_config()
+    whole, _ = run(tmp_path, config)
+    before = lines(tmp_path)
+    again, saved = run(tmp_path, config)
+    assert again.status == "done"
+    assert_same(again.state, whole.state)
+    assert saved == [15, 20]
+    assert lines(tmp_path) == before
+
+
+def test_partner_lists_act_after_their_delay(tmp_path):
+    seen, plain = [], []
+    config = tiny_config()
+    run(tmp_path, config, seen=seen)
+    source = fake_batches(config, plain)(0, PartnerLists())
+    for _ in range(20):
+        next(source)
+    changed = [step for (step, rows), (_, own) in zip(seen, plain, strict=True) if rows != own]
+    assert changed[0] == 4 + 3
+    assert set(range(7, 20)) - set(changed) <= {7, 8}  # a small list may name the rows that are there already
+
+
+def test_order_of_the_loop(tmp_path, monkeypatch):
+    events = []
+    trainer = FakeTrainer()
+    step = trainer.step
+
+    def counted(state, batch):
+        events.append(f"step {int(state.step) + 1}")
+        return step(state, batch)
+
+    trainer.step = counted
+    save = Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints,
+        "save",
+        lambda self, state, position, *rest: (events.append(f"save {position.step}"), save(self, state, position, *rest)),
+    )
+
+    def evaluate(state, step):
+        assert int(state.step) == step
+        events.append(f"evaluate {step}")
+        return {"validation/retrieval/i2t_R@1": 50.0}
+
+    config = tiny_config(steps=4, eval_every=2, save_every=2)
+    run(tmp_path, config, trainer=trainer, evaluate=evaluate)
+    assert events == ["step 1", "step 2", "evaluate 2", "save 2", "step 3", "step 4", "evaluate 4", "save 4"]
+
+
+def test_evaluation_shares_the_line_of_its_step(tmp_path):
+    config = tiny_config(eval_every=7, log_every=5)
+    run(tmp_path, config, evaluate=lambda state, step: {"validation/retrieval/i2t_R@1": float(step)})
+    assert [line["step"] for line in lines(tmp_path)] == [5, 7, 10, 14, 15, 20]
+    evaluated = {line["step"]: line["validation/retrieval/i2t_R@1"] for line in lines(tmp_path) if "validation/retrieval/i2t_R@1" in line}
+    assert evaluated == {7: 7.0, 14: 14.0, 20: 20.0}
+    assert all("loss" in line for line in lines(tmp_path))
+
+
+def test_the_best_is_saved_and_kept(tmp_path):
+    config = tiny_config(eval_every=3, keep=1, keep_best="m", save_every=5)
+    results = {3: 1.0, 6: 4.0, 9: 2.0, 12: 4.0, 15: 0.0, 18: 3.0, 20: 1.0}
+    stopped, saved = run(tmp_path, config, stop=10, evaluate=lambda state, step: {"m": results[step]}, headline="m")
+    assert saved == [6, 10]
+    outcome, saved = run(tmp_path, config, evaluate=lambda state, step: {"m": results[step]}, headline="m")
+    assert saved == [6, 20]
+    assert (outcome.position.best_step, outcome.position.best_value) == (6, 4.0)
+
+
+def test_an_unknown_best_metric_is_refused_with_the_known_ones(tmp_path):
+    config = tiny_config(eval_every=2, keep_best="i2t_R@2")
+    with pytest.raises(ConfigError, match=r"config.train.keep_best = 'i2t_R@2': .* it gives validation/retrieval/i2t_R@1; set"):
+        run(tmp_path, config, evaluate=lambda state, step: {"validation/retrieval/i2t_R@1": 1.0}, headline="validation/retrieval/i2t_R@2")
+
+
+def test_halts_after_too_many_nonfinite_steps(tmp_path):
+    config = tiny_config(halt_after_nonfinite=3, log_every=10)
+    with pytest.raises(NonFiniteError, match=r"halted at step 9: .* not finite in 3 steps in a row \(train.halt_after_nonfinite = 3\)"):
+        run(tmp_path, config, trainer=FakeTrainer(poison=6))
+
+
+def test_a_nonfinite_loss_is_null_in_the_log(tmp_path):
+    run(tmp_path, tiny_config(halt_after_nonfinite=100), trainer=FakeTrainer(poison=18))
+    assert [line["loss"] is None for line in lines(tmp_path)] == [False] * 18 + [True] * 2
+
+
+def test_saves_by_minutes(tmp_path, monkeypatch):
+    monkeypatch.setattr(SaveClock, "due", lambda self: True)
+    steps = []
+    save = Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, state, position, *rest: (steps.append(position.step), save(self, state, position, *rest))
+    )
+    run(tmp_path, tiny_config(steps=4, save_every=100, save_minutes=0.5))
+    assert steps == [1, 2, 3, 4]
+
+
+def test_save_clock():
+    assert not SaveClock(None).due()
+    assert not SaveClock(10).due()
+    clock = SaveClock(1e-9)
+    assert clock.due()
+
+
+def test_a_batch_of_another_step_is_an_error(tmp_path):
+    config = tiny_config()
+    with Checkpoints(tmp_path) as checkpoints:
+        loop = Loop(
+            config=config,
+            trainer=FakeTrainer(),
+            batches=lambda start, partners: fake_batches(config)(start + 1, partners),
+            rows=ROWS,
+            checkpoints=checkpoints,
+            tokenizer=TOKENIZER,
+        )
+        with pytest.raises(RuntimeError, match="gave the batch of step 1 where step 0 was due"):
+            loop.run(StopAt())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_set_a_flag_and_are_given_back(number):
+    before = signal.getsignal(number)
+    with Preemption() as preemption:
+        assert not preemption.reached(1)
+        os.kill(os.getpid(), number)
+        assert preemption.reached(1)
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_interrupt_interrupts():
+    with Preemption() as preemption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert preemption.reached(0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_shows_step_loss_result_rate_and_time(monkeypatch, capsys, terminal):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    monkeypatch.setattr(hooks._Lines, "SECONDS", 0.0)
+    shown = hooks.make_progress(0, 100, 8, "r", None)
+    shown.update(1, {"loss": 2.0})
+    shown.update(2, {"loss": 1.25, "r": 37.5})
+    shown.update(3, {"loss": 1.125})
+    shown.close()
+    text = capsys.readouterr().out
+    for part in ("step 3/100", "loss 1.125", "R@1 37.5 %", "pairs/s", "left"):
+        assert part in text
+
+
+def test_outcome_is_that_of_the_plain_sum(tmp_path):
+    """The fake's own arithmetic, so that the tests above compare something that moves."""
+    outcome, _ = run(tmp_path, tiny_config())
+    first = FakeTrainer().init(0)
+    assert not np.array_equal(np.asarray(first.params["towers"]["w"]), np.asarray(outcome.state.params["towers"]["w"]))
+    assert dataclasses.replace(outcome.position, wall_seconds=0.0).step == 20
