@@ -60,7 +60,7 @@ class Pairs:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rows:
+class Rows:
     """Some rows of a source, as a source."""
 
     source: Any
@@ -108,10 +108,10 @@ def find_pairs(embeddings: Embeddings) -> Pairs | None:
         return None
     rows, places, captions, false_captions = zip(*found, strict=True)
     distinct, image = np.unique(np.asarray(rows), return_inverse=True)
-    images = _pixels(_Rows(split.source, distinct.tolist()), embeddings)
+    images = _pixels(Rows(split.source, distinct.tolist()), embeddings)
     order = {place: position for position, place in enumerate(sorted(set(places)))}
     by_source = [[row for number, row in order if number == wanted] for wanted in range(len(sources))]
-    others = [_pixels(_Rows(sources[number][0], wanted), embeddings) for number, wanted in enumerate(by_source) if wanted]
+    others = [_pixels(Rows(sources[number][0], wanted), embeddings) for number, wanted in enumerate(by_source) if wanted]
     other = np.asarray([order[place] for place in places])
     return Pairs(images, np.concatenate(others), image, other, np.asarray(captions), np.asarray(false_captions))
 

@@ -1,0 +1,173 @@
+"""Tables for the terminal, training curves, and everything that goes to DIR/plots."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from bacl_jax.eval.pictures import attention_triptych, retrieval_gallery, save, triptychs
+from bacl_jax.eval.retrieval import Embeddings
+
+# panel -> (name in metrics.jsonl, label in the legend)
+STEP_PANELS: dict[str, tuple[tuple[str, str], ...]] = {
+    "loss": (
+        ("loss", "total"),
+        ("loss_contrast", "contrastive"),
+        ("log_batch", "log B"),
+        ("loss_floor", "floor of the contrastive term"),
+        ("loss_local", "local attention"),
+        ("loss_match", "matching"),
+    ),
+    "boundary score of the negatives": (("bs_drawn", "drawn by BNS"), ("bs_uniform", "uniform draw")),
+    "share of the candidates": (("ambiguous_share", "ambiguous"), ("hard_share", "boundary score > 0"), ("hard_mass", "weight on those")),
+    "gradient norm": (("grad_norm", "model"), ("grad_norm_policy", "policy")),
+    "schedules": (("alpha", "alpha"), ("temperature", "temperature")),
+}
+REFERENCES = {"log B": "--", "floor of the contrastive term": ":"}  # lines to compare with, and how they are drawn
+EVAL_PANEL = (
+    ("retrieval/i2t_R@1", "image to text R@1"),
+    ("retrieval/i2t_R@1_all", "... among all captions"),
+    ("retrieval/t2i_R@1", "text to image R@1"),
+    ("halftrue/halftrue_pairwise", "half-true, pairwise"),
+    ("halftrue/halftrue_beat_all", "half-true, beats all"),
+)
+
+
+def tables(results: Mapping[str, Mapping[str, float]]) -> list[Table]:
+    """One table a task; a task without its own form is listed name by name."""
+    forms: dict[str, Callable[[Mapping[str, float]], Table]] = {
+        "retrieval": _retrieval_table,
+        "halftrue": _halftrue_table,
+        "localization": _localization_table,
+    }
+    return [forms.get(task, lambda metrics, task=task: _plain_table(task, metrics))(metrics) for task, metrics in results.items()]
+
+
+def print_tables(results: Mapping[str, Mapping[str, float]], console: Console | None = None) -> None:
+    """Print every task's table; 100 columns where the output is no terminal."""
+    console = console or Console()
+    console = console if console.is_terminal else Console(file=console.file, width=100)
+    for table in tables(results):
+        console.print(table)
+
+
+def _table(title: str, columns: Iterable[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    return table
+
+
+def _percentage(metrics: Mapping[str, float], name: str) -> str:
+    return f"{metrics[name]:.1f}" if name in metrics else "-"
+
+
+def _retrieval_table(metrics: Mapping[str, float]) -> Table:
+    table = _table(f"retrieval, {metrics['n']:.0f} images (percent)", ("", "R@1", "R@5", "R@10", "mAP", "median rank", "among"))
+    rows = {
+        "image to text": ("i2t", "", "n_captions"),
+        "image to text, all captions": ("i2t", "_all", "n_captions_all"),
+        "text to image": ("t2i", "", "n"),
+        "text to image, all images": ("t2i", "_all", "n_images_all"),
+    }
+    for label, (way, suffix, among) in rows.items():
+        if f"{way}_R@1{suffix}" in metrics:
+            numbers = [_percentage(metrics, f"{way}_{name}{suffix}") for name in ("R@1", "R@5", "R@10", "mAP", "median_rank")]
+            table.add_row(label, *numbers, f"{metrics[among]:.0f}")
+    return table
+
+
+def _halftrue_table(metrics: Mapping[str, float]) -> Table:
+    table = _table(f"half-true captions, {metrics['n']:.0f} images, {metrics['n_pairs']:.0f} pairs (percent)", ("", "accuracy"))
+    if not metrics["n"]:
+        table.add_row("no caption of this split has a half-true neighbour", "-")
+        return table
+    table.add_row("beats all its neighbours", _percentage(metrics, "halftrue_beat_all"))
+    table.add_row("pairwise", _percentage(metrics, "halftrue_pairwise"))
+    for name in metrics:
+        if name.startswith("halftrue_pairwise/"):
+            table.add_row("  " + name.removeprefix("halftrue_pairwise/"), _percentage(metrics, name))
+    return table
+
+
+def _localization_table(metrics: Mapping[str, float]) -> Table:
+    columns = ("", "all patches", "foreground", "token side")
+    table = _table(f"attention error localisation, {metrics['n']:.0f} pairs (percent)", columns)
+    if not metrics["n"]:
+        table.add_row("no half-true pair with both images in one style", "-", "-", "-")
+        return table
+    rows = {"this model": "", "baseline head": "_baseline", "untrained": "_untrained", "chance": "_chance"}
+    for label, suffix in rows.items():
+        numbers = [_percentage(metrics, f"{name}{suffix}") for name in ("ael", "ael_foreground", "ael_token")]
+        if set(numbers) != {"-"}:
+            table.add_row(label, *numbers)
+    return table
+
+
+def _plain_table(task: str, metrics: Mapping[str, float]) -> Table:
+    table = _table(task, ("metric", "value"))
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:g}")
+    return table
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line that is not written to its end is left out."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def training_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> Path:
+    """Loss terms, evaluations, boundary scores, shares, gradient norms and schedules over the steps, as far as they were logged."""
+
+    def series(name: str) -> tuple[list[float], list[float]]:
+        found = [(record["step"], record[name]) for record in records if record.get(name) is not None]
+        return [step for step, _ in found], [value for _, value in found]
+
+    split = next((name.split("/")[0] for record in records for name in record if name.count("/") == 2), None)
+    panels = dict(list(STEP_PANELS.items())[:1])
+    if split:
+        panels[f"{split} (percent)"] = tuple((f"{split}/{name}", label) for name, label in EVAL_PANEL)
+    panels |= dict(list(STEP_PANELS.items())[1:])
+    panels = {title: [(label, *series(name)) for name, label in lines] for title, lines in panels.items()}
+    panels = {title: [line for line in lines if line[1]] for title, lines in panels.items()}
+    panels = {title: lines for title, lines in panels.items() if lines}
+    if not panels:
+        raise ValueError(f"nothing to draw in {path}: no record holds a known metric")
+    rows = -(-len(panels) // 3)
+    figure = Figure(figsize=(13, 3.9 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, min(3, len(panels)), squeeze=False).flat)
+    for ax, (title, lines) in zip(axes, panels.items(), strict=False):
+        for label, steps, values in lines:
+            style = {"color": "#98a2b3", "ls": REFERENCES[label]} if label in REFERENCES else {"marker": "o" if len(steps) < 30 else None}
+            ax.plot(steps, values, label=label, lw=1.4, ms=3, **style)
+        ax.set_title(title, loc="left", fontsize=11)
+        ax.set_xlabel("step")
+        ax.grid(alpha=0.25)
+        ax.spines[["top", "right"]].set_visible(False)
+        if title == "gradient norm":
+            ax.set_yscale("log")
+        ax.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    return save(figure, path)
+
+
+def write_plots(workdir: str | os.PathLike, embeddings: Embeddings) -> list[Path]:
+    """Write what there is to show to workdir/plots/*.png and return the paths.
+
+    curves.png where metrics.jsonl has records; gallery.png; attention.png where CLA is enabled and half-true pairs exist.
+    """
+    folder, paths = Path(workdir) / "plots", []
+    log = Path(workdir) / "metrics.jsonl"
+    if log.exists() and (records := read_metrics(log)):
+        paths.append(training_curves(records, folder / "curves.png"))
+    paths.append(retrieval_gallery(embeddings, folder / "gallery.png"))
+    if embeddings.config.objective.cla.enabled and (rows := triptychs(embeddings)):
+        paths.append(attention_triptych(rows, embeddings.trainer.grid, folder / "attention.png"))
+    return paths
