@@ -16,10 +16,11 @@ from bacl_jax.train.loop import Loop
 from bacl_jax.train.metrics import NonFiniteError
 
 
-class StopAt:
+class StopAt(Preemption):
     """A preemption that comes after a given step."""
 
     def __init__(self, step=None):
+        super().__init__()
         self.step = step
 
     def reached(self, step):
@@ -165,7 +166,7 @@ def test_evaluation_shares_the_line_of_its_step(tmp_path):
 def test_the_best_is_saved_and_kept(tmp_path):
     config = tiny_config(eval_every=3, keep=1, keep_best="m", save_every=5)
     results = {3: 1.0, 6: 4.0, 9: 2.0, 12: 4.0, 15: 0.0, 18: 3.0, 20: 1.0}
-    stopped, saved = run(tmp_path, config, stop=10, evaluate=lambda state, step: {"m": results[step]}, headline="m")
+    _, saved = run(tmp_path, config, stop=10, evaluate=lambda state, step: {"m": results[step]}, headline="m")
     assert saved == [6, 10]
     outcome, saved = run(tmp_path, config, evaluate=lambda state, step: {"m": results[step]}, headline="m")
     assert saved == [6, 20]
