@@ -72,7 +72,7 @@ def read(cls: Any, mapping: Any, name: str) -> Any:
         if key not in hints:
             near = difflib.get_close_matches(str(key), hints, n=1)
             hint = f"did you mean --{name}.{near[0]}?" if near else f"the fields of {name} are {', '.join(hints)}"
-            raise ConfigError(f"{name}.{key} is unknown: {hint}")
+            raise ConfigError(f"{name}.{repr(str(key))[1:-1]} is unknown: {hint}")  # the message stays one line
     return cls(**{key: _read_value(hints[key], value, f"{name}.{key}") for key, value in mapping.items()})
 
 

@@ -1,0 +1,137 @@
+"""The files in configs/: their text is kept in golden/configs, so that a change of any shows as a diff.
+
+`python tests/test_configs.py` writes the golden files anew.
+"""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bacl_jax.config import Config, changed_fields, flatten, from_config_dict
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden" / "configs"
+NAMES = ("emoji_clip", "emoji_bacl", "emoji_bns", "emoji_cla", "emoji_bacl_paper", "manifest")
+
+
+def read(name):
+    settings = importlib.import_module(f"configs.{name}").get_config()
+    if name == "manifest":
+        settings.data.path = "pairs.csv"
+    return from_config_dict(settings)
+
+
+def rendered(name):
+    return "".join(f"{field} = {value!r}\n" for field, value in flatten(read(name)).items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_text_of_a_config(name):
+    assert rendered(name) == (GOLDEN / f"{name}.txt").read_text(), "if this change is wanted: python tests/test_configs.py"
+
+
+def test_every_file_is_tested():
+    assert {path.stem for path in (ROOT / "configs").glob("*.py")} == {"base", *NAMES}
+
+
+def test_base_holds_every_field_and_no_other():
+    """A missing key would fall back to the default, an unknown one is refused."""
+    base = importlib.import_module("configs.base").get_config()
+
+    def names(settings, prefix=""):
+        for key, value in settings.items():
+            yield from names(value, f"{prefix}{key}.") if hasattr(value, "items") else [prefix + key]
+
+    assert set(names(base)) == set(flatten(Config()))
+    assert read("emoji_clip") == Config()
+
+
+def test_every_field_has_a_comment():
+    for path in (ROOT / "configs").glob("*.py"):
+        for line in path.read_text().splitlines():
+            if re.match(r"    \w[\w.]* = ", line) and "ConfigDict()" not in line and not re.search(r"= (config\.|\w+\(\)$|base\.)", line):
+                assert "  # " in line, f"{path.name}: {line}"
+                assert "None" not in line.split("#")[0] or "None" in line.split("#")[1], f"{path.name}: meaning of None: {line}"
+
+
+def test_emoji_configs_differ_in_the_objective_alone():
+    for name in NAMES[1:5]:
+        changed = changed_fields(read("emoji_clip"), read(name))
+        assert changed
+        assert all(field.startswith("objective.") for field in changed), changed
+
+
+def test_what_each_config_is():
+    on = {name: (read(name).objective.bns.enabled, read(name).objective.cla.enabled) for name in NAMES}
+    assert on == {
+        "emoji_clip": (False, False),
+        "emoji_bacl": (True, True),
+        "emoji_bns": (True, False),
+        "emoji_cla": (False, True),
+        "emoji_bacl_paper": (True, True),
+        "manifest": (True, True),
+    }
+    paper = read("emoji_bacl_paper").objective
+    assert (paper.bns.pool, paper.bns.policy_bound, paper.cla.layers) == (paper.bns.k, None, 4)
+    assert (paper.bns.reweight, paper.bns.partner_share, paper.bns.drawn_share > 0) == (False, 0.0, True)
+
+
+def launch(*arguments, door="train"):
+    command = [sys.executable, "-m", f"launch.{door}", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False)
+
+
+BACL = "--config=configs/emoji_bacl.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([BACL, "--config.objective.bns.kk=1"], "config.objective.bns.kk is unknown: did you mean --config.objective.bns.k?"),
+        ([BACL, "--config.train.steps=2.5"], "config.train.steps = '2.5': must be an integer >= 1; the default is 1000"),
+        ([BACL, "--config.objective=1"], "config.objective"),
+        ([BACL, "--workdir={tmp}", "--config.train.steps=0"], "config.train.steps = 0: must be an integer >= 1"),
+        ([BACL, "--workdir={tmp}", "--config.data.augment_flip=maybe"], "config.data.augment_flip = 'maybe': must be True or False"),
+        ([BACL, "--workdri={tmp}"], "Unknown command line flag 'workdri'"),
+        ([BACL, "--workdir={tmp}", "now"], "'now' is no flag"),
+        ([BACL], "--config and --workdir must be given"),
+        (["--config=configs/none.py", "--workdir={tmp}"], "--config=configs/none.py: no such file"),
+        (["--config=configs/manifest.py", "--workdir={tmp}"], "config.data.path = None: must name a CSV, JSONL or Parquet file"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(tmp_path, arguments, said):
+    done = launch(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+
+
+def test_a_workdir_of_another_config_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"optim": {"lr": 0.5}, "objective": {"bns": {"enabled": true}, "cla": {"enabled": true}}}')
+    done = launch(BACL, f"--workdir={tmp_path}", "--config.train.steps=60")
+    assert done.returncode == 2
+    assert "config.optim.lr was 0.5, is now 0.002" in done.stderr
+
+
+def test_help_teaches_the_command_and_the_fields():
+    done = launch("--help")
+    assert done.returncode == 0
+    for part in (
+        "python -m launch.train --config=configs/emoji_bacl.py --workdir=",
+        "--config.train.steps=1000",
+        "an integer >= 1",
+        "Exit codes",
+    ):
+        assert part in done.stdout
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    for config in NAMES:
+        (GOLDEN / f"{config}.txt").write_text(rendered(config))
