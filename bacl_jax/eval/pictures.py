@@ -143,7 +143,7 @@ def attention_triptych(rows: Sequence[Triptych], grid: tuple[int, int], path: st
         for ax, title in zip(axes[1:4], ("A+  (true caption)", "A−  (half-true caption)", "dA,  ten largest boxed"), strict=True):
             ax.set_xlabel(title, fontsize=9, color=MUTED)
         axes[0].set_xlabel("image", fontsize=9, color=MUTED)
-        axes[4].set_xlabel("half-true image; shaded: true region", fontsize=9, color=MUTED)
+        axes[4].set_xlabel("half-true image, true region shaded", fontsize=8.5, color=MUTED)
     return save(figure, path)
 
 

@@ -57,7 +57,7 @@ def print_tables(results: Mapping[str, Mapping[str, float]], console: Console | 
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", min_width=len(title) + 2)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     return table
@@ -152,7 +152,7 @@ def training_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLik
         ax.spines[["top", "right"]].set_visible(False)
         if title == "gradient norm":
             ax.set_yscale("log")
-        ax.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+        ax.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
     return save(figure, path)
