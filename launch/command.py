@@ -1,33 +1,41 @@
 """What the doors share: reading the command line, one-line errors, exit codes (0 done, 2 bad usage or config, else a crash)."""
 
 import difflib
+import functools
+import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 
 from bacl_jax.config import Config, ConfigError, flatten
 from bacl_jax.data.source import DataError
 from bacl_jax.settings import describe_field
+from bacl_jax.train.checkpoint import CheckpointError
+from bacl_jax.train.metrics import NonFiniteError
 
 FIELD = re.compile(r"--?(?:no)?config\.([^=]+)")
 HELP = {"-h", "--help", "--helpshort", "--helpfull", "-help", "-?"}
 
 
 def run(main: Callable[[], None], doc: str | None) -> None:
-    """Parses the command line, then calls `main`; ConfigError and DataError become one line on stderr and exit code 2."""
+    """Parses the command line, then calls `main`; bad settings, data or checkpoints become one line on stderr and exit code 2."""
 
     def guarded(positional: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # orbax tells each step of a save
+        absl_logging.set_verbosity(absl_logging.WARNING)
+        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells each step of a save, and warns that read-only is read-only
         if len(positional) > 1:
             fail(f"{positional[1]!r} is no flag: every argument has the form --name=value")
         try:
             main()
-        except (ConfigError, DataError) as error:
+        except (ConfigError, DataError, CheckpointError) as error:
             fail(str(error))
+        except NonFiniteError as error:
+            sys.exit(f"error: {error}")
 
     app.run(guarded, flags_parser=lambda argv: _parse(argv, doc or ""))
 
@@ -36,6 +44,14 @@ def fail(message: str) -> NoReturn:
     """One line on stderr, exit code 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
+
+
+def overridden(settings: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` (nested) with the values of dotted names put in."""
+    for name, value in overrides.items():
+        *groups, leaf = name.split(".")
+        functools.reduce(dict.__getitem__, groups, settings)[leaf] = value
+    return settings
 
 
 def _parse(argv: list[str], doc: str) -> list[str]:

@@ -5,10 +5,13 @@
     python -m launch.train --config=configs/manifest.py --workdir=runs/mine --config.data.path=pairs.csv
 
 --config   a file with get_config(), see configs/; its fields are set by --config.<field>=<value>
---workdir  folder of the run: config.json, checkpoints/, metrics.jsonl, tensorboard/, eval/. One that belongs to another config is refused.
+--workdir  folder of the run: config.json, checkpoints/, metrics.jsonl, tensorboard/, eval/, plots/,
+           done (written last). One that belongs to another config is refused.
 
 SIGTERM and Ctrl-C save and leave with exit code 0. Exit codes: 0 done or preempted, 2 bad usage or config, else a crash.
 """
+
+from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
@@ -33,8 +36,12 @@ def main() -> None:
             outcome = run.loop(checkpoints).run(preemption)
     if outcome.status == "preempted":
         print("preempted, resume with the same command")
-    else:
-        run.report(WORKDIR.value, outcome.state, outcome.position.step)
+        return
+    split = run.reported_split()
+    if split is not None and config.eval.tasks:
+        params = run.trainer.eval_params(outcome.state)
+        run.report(WORKDIR.value, params, outcome.position.step, config.eval.tasks, split)
+    (Path(WORKDIR.value) / "done").touch()
 
 
 if __name__ == "__main__":

@@ -123,8 +123,8 @@ def test_partner_lists_act_after_their_delay(tmp_path):
     for _ in range(20):
         next(source)
     changed = [step for (step, rows), (_, own) in zip(seen, plain, strict=True) if rows != own]
-    assert changed[0] == 4 + 3
-    assert set(range(7, 20)) - set(changed) <= {7, 8}  # a small list may name the rows that are there already
+    assert changed[0] == 4 + 3  # made after step 4, acts list_delay = 3 steps later
+    assert len(changed) > 6  # not all: an anchor that is not in the small bank has no partner
 
 
 def test_order_of_the_loop(tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ class Checkpoints:
         """Starts to write; returns when the arrays are copied off the devices. Waits for the save before, raises its error."""
         if position.step in self.steps():
             return
-        items = {name: ocp.args.StandardSave(tree) for name, tree in _array_items(state).items()}
+        items: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in _array_items(state).items()}
         if stored := {str(one.active_from): _sparse(one.partners) for one in partners}:
             items["partners"] = ocp.args.StandardSave(stored)
         for name, value in (("position", dataclasses.asdict(position)), ("config", to_dict(config)), ("tokenizer", tokenizer)):

@@ -1,0 +1,50 @@
+"""Evaluates a checkpoint of a run zero-shot; changes nothing but DIR/eval and DIR/plots.
+
+    python -m launch.evaluate --workdir=runs/bacl
+    python -m launch.evaluate --workdir=runs/bacl --step=600 --tasks=retrieval,halftrue --config.eval.split=validation
+
+--workdir  folder of a run of launch.train; its config.json, data and tokenizer are used.
+--step     the checkpoint; the newest readable one if left out.
+--tasks    of retrieval, halftrue, localization; those of the run's eval.tasks if left out.
+--config.<field>=<value> changes a field that may differ from the training's: data.path, eval.*, mesh.*. The split is
+eval.split if it is given here, else test.
+
+Writes DIR/eval/<step>/<task>.json. Exit codes: 0 done, 2 bad usage or config, else a crash.
+"""
+
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from bacl_jax.config import ConfigError, default_config_dict, from_config_dict, to_dict
+from bacl_jax.eval import suite
+from bacl_jax.eval.restore import restore
+from bacl_jax.train.checkpoint import read_config
+from launch import command
+from launch.session import Run
+
+CONFIG = config_flags.DEFINE_config_dict("config", default_config_dict())
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if left out.")
+TASKS = flags.DEFINE_list("tasks", None, "Tasks, separated by commas.")
+
+
+def main() -> None:
+    if WORKDIR.value is None:
+        raise ConfigError("--workdir must be given, as in --workdir=runs/bacl; --help tells more")
+    flag: Any = flags.FLAGS["config"]
+    overrides = flag.override_values
+    config = from_config_dict(command.overridden(to_dict(read_config(WORKDIR.value)), overrides))
+    tasks = TASKS.value or config.eval.tasks
+    suite.check_tasks(tasks)
+    found = restore(WORKDIR.value, STEP.value, config)
+    run = Run(found.config, found.dataset, found.tokenizer, found.trainer)
+    split = config.eval.split if "eval.split" in overrides else run.reported_split()
+    if split is None:
+        raise ConfigError(f"config.data.path = {config.data.path!r}: the data has neither a test nor a {config.eval.split} split")
+    run.report(WORKDIR.value, found.params, found.step, tasks, split)
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)
