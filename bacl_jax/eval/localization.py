@@ -122,9 +122,9 @@ def _pixels(source: Any, embeddings: Embeddings) -> UInt8[np.ndarray, "n S S 3"]
 
 
 def patch_difference(
-    images: UInt8[np.ndarray, "n S S 3"], others: UInt8[np.ndarray, "*m S S 3"], grid: tuple[int, int]
+    images: UInt8[np.ndarray, "n S S 3"], others: UInt8[np.ndarray, "m S S 3"], grid: tuple[int, int]
 ) -> Float[np.ndarray, "n P"]:
-    """Mean absolute difference of two images in each patch, pixels in [0, 1]."""
+    """Mean absolute difference of two images in each patch, pixels in [0, 1]; m = n, or 1 for one image against all."""
     n, height, width, _ = images.shape
     if height % grid[0] or width % grid[1]:
         raise ValueError(f"a grid of {grid[0]} x {grid[1]} patches does not divide images of {height} x {width} pixels")
@@ -135,7 +135,7 @@ def patch_difference(
 
 def regions(pairs: Pairs, grid: tuple[int, int], threshold: float = THRESHOLD) -> tuple[Bool[np.ndarray, "n P"], Bool[np.ndarray, "n P"]]:
     """(region, foreground) of every pair: patches that differ by more than `threshold`; those, and any not blank in both images."""
-    white = np.full(pairs.images.shape[1:], 255, np.uint8)
+    white = np.full((1, *pairs.images.shape[1:]), 255, np.uint8)
     drawn = patch_difference(pairs.images, white, grid) > BLANK
     other_drawn = patch_difference(pairs.others, white, grid) > BLANK
     blocks = [slice(start, start + 1024) for start in range(0, len(pairs.image), 1024)]

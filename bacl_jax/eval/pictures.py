@@ -74,7 +74,7 @@ def retrieval_gallery(embeddings: Embeddings, path: str | os.PathLike, queries: 
         ax.set_axis_off()
         anchor_rows = np.flatnonzero(embeddings.anchors == embeddings.anchors[row])
         true = set(own[anchor_rows].tolist())
-        listed = [(f"{place}. {_short(captions[c])}", int(c) in true) for place, c in enumerate(nearest, 1)]
+        listed: list[tuple[str, bool | None]] = [(f"{place}. {_short(captions[c])}", int(c) in true) for place, c in enumerate(nearest, 1)]
         if not any(right for _, right in listed):
             listed.append((f"    true: {_short(captions[own[row]])}", None))
         for line, (text, right) in enumerate(listed):
