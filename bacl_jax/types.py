@@ -11,6 +11,7 @@ import dataclasses
 import typing
 
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 T = typing.TypeVar("T")
@@ -35,8 +36,8 @@ class Tokens:
     mask:   bool [B, T], True where a token is valid; None when every position is.
     """
 
-    values: Array
-    mask: Bool[Array, "B T"] | None = None
+    values: Array | np.ndarray
+    mask: Bool[Array | np.ndarray, "B T"] | None = None
 
 
 @pytree
@@ -51,10 +52,10 @@ class Batch:
     """
 
     inputs: dict[str, Tokens]
-    present: dict[str, Bool[Array, " B"]]
-    caption_id: UInt32[Array, "B 2"]
-    anchor_id: UInt32[Array, "B 2"]
-    index: Int[Array, " B"]
+    present: dict[str, Bool[Array | np.ndarray, " B"]]
+    caption_id: UInt32[Array | np.ndarray, "B 2"]
+    anchor_id: UInt32[Array | np.ndarray, "B 2"]
+    index: Int[Array | np.ndarray, " B"]
 
 
 @pytree

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -27,11 +28,16 @@ class StopAt(Preemption):
         return step == self.step
 
 
+@functools.cache
+def shared_trainer():
+    return FakeTrainer()  # compiled once
+
+
 def run(workdir, config, *, stop=None, trainer=None, seen=None, **settings):
     with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
         loop = Loop(
             config=config,
-            trainer=trainer or FakeTrainer(),
+            trainer=trainer or shared_trainer(),
             batches=fake_batches(config, seen),
             rows=ROWS,
             checkpoints=checkpoints,

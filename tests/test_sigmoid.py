@@ -15,14 +15,17 @@ def test_equals_numpy():
     r = np.random.default_rng(0)
     caption = r.integers(0, 4, 8)
     positive = caption[:, None] == caption[None]
-    logits, weight, drawn, valid = r.normal(size=(8, 8)), r.uniform(size=(8, 8)) * ~positive, r.normal(size=(8, 3)), r.uniform(size=(8, 3)) < 0.5
+    logits, weight, drawn, valid = (
+        r.normal(size=(8, 8)),
+        r.uniform(size=(8, 8)) * ~positive,
+        r.normal(size=(8, 3)),
+        r.uniform(size=(8, 3)) < 0.5,
+    )
     b = -1.5
     expected = -((1 + weight) * log_sigmoid(np.where(positive, 1, -1) * (logits + b))).sum() / 8
     expected -= (valid * log_sigmoid(-(drawn + b))).sum() / 8
     f = jnp.float32
-    got = sigmoid_loss(
-        f(logits), jnp.asarray(positive), f(b), weight=f(weight), drawn=f(drawn), drawn_valid=jnp.asarray(valid)
-    )
+    got = sigmoid_loss(f(logits), jnp.asarray(positive), f(b), weight=f(weight), drawn=f(drawn), drawn_valid=jnp.asarray(valid))
     chex.assert_trees_all_close(got, f(expected), rtol=1e-5)
 
 

@@ -46,9 +46,10 @@ class FakeTrainer:
         self.mesh = make_mesh(MeshConfig())
         self.ema, self.poison = ema, poison
         self.step = jax.jit(self._step, donate_argnums=0)
+        self._jitted_init = jax.jit(self._init, out_shardings=replicated(self.mesh))
 
     def init(self, seed: int) -> TrainState:
-        return jax.jit(self._init, out_shardings=replicated(self.mesh))(jax.random.key(seed))
+        return self._jitted_init(jax.random.key(seed))
 
     def _init(self, key: jax.Array) -> TrainState:
         params = {"towers": {"w": jax.random.normal(key, (16, 3))}, "log_scale": jnp.float32(1.5)}

@@ -27,7 +27,7 @@ class Interval:
         return f"{self.mean:+.1f} ± {self.half_width:.1f}{sign}"
 
 
-def interval(differences: Sequence[float]) -> Interval:
+def interval(differences: Sequence[float] | np.ndarray) -> Interval:
     """95 % interval of the mean of paired differences, Student's t with n - 1 degrees of freedom."""
     d = np.asarray(differences, float)
     if len(d) < 2:

@@ -22,9 +22,7 @@ class CrossModal(nnx.Module):
         self.text_in = nnx.Linear(text_width, c, dtype=dtype, rngs=rngs)
         self.anchor_in = nnx.Linear(anchor_width, c, dtype=dtype, rngs=rngs)
         self.positions = nnx.Param(0.02 * nnx.initializers.normal(1.0)(rngs.params(), (anchor_tokens, c)))
-        self.blocks = nnx.List(
-            [Block(c, config.heads, 2, context_width=c, dtype=dtype, rngs=rngs) for _ in range(config.layers)]
-        )
+        self.blocks = nnx.List([Block(c, config.heads, 2, context_width=c, dtype=dtype, rngs=rngs) for _ in range(config.layers)])
         self.norm = nnx.LayerNorm(c, dtype=dtype, rngs=rngs)
         self.match = nnx.Linear(c, 1, dtype=dtype, rngs=rngs)
 

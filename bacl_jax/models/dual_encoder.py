@@ -48,9 +48,7 @@ class Model:
         if config.objective.bns.enabled:
             bns = config.objective.bns
             self._makers["policy"] = lambda rngs: Policy(m.embed_dim, bns.hidden, bns.policy_bound, rngs=rngs)
-        self._graphs = {
-            name: nnx.split(nnx.eval_shape(lambda make=make: make(nnx.Rngs(0))))[0] for name, make in self._makers.items()
-        }
+        self._graphs = {name: nnx.split(nnx.eval_shape(lambda make=make: make(nnx.Rngs(0))))[0] for name, make in self._makers.items()}
 
     def init(self, key: Array) -> Params:
         """Fresh parameters, float32."""

@@ -68,7 +68,11 @@ class Block(nnx.Module):
         self.mlp = MLP(width, width * mlp_ratio, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B N C"], mask: Bool[Array, "B N"] | None = None, context: Array | None = None, context_mask: Array | None = None
+        self,
+        x: Float[Array, "B N C"],
+        mask: Bool[Array, "B N"] | None = None,
+        context: Array | None = None,
+        context_mask: Array | None = None,
     ) -> tuple[Float[Array, "B N C"], Float[Array, "B H N Keys"]]:
         h = self.norm_self(x)
         y, weights = self.self_attention(h, h, mask)

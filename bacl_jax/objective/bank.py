@@ -68,6 +68,3 @@ def representative(ids: UInt32[Array, "N 2"], valid: Bool[Array, " N"]) -> Bool[
 def tiles(size: int, at_most: int) -> int:
     """The largest divisor of `size` that is no larger than `at_most`: rows of one tile of a scan over the bank."""
     return next(t for t in range(min(size, at_most), 0, -1) if size % t == 0)
-
-
-

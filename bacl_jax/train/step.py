@@ -150,7 +150,7 @@ def group_norms(grads: dict[str, Any]) -> Metrics:
     leaves = list(zip(jax.tree.leaves(grads), jax.tree.leaves(label), strict=True))
 
     def norm(group: str) -> Array:
-        return optax.global_norm([g for g, name in leaves if name == group])
+        return optax.tree.norm([g for g, name in leaves if name == group])
 
     return {"grad_norm": norm("model")} | ({"grad_norm_policy": norm("policy")} if "policy" in grads else {})
 

@@ -1,0 +1,45 @@
+# `make quickstart` and `make test` need Python 3.11+ and a network that reaches the package index, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: quickstart test test-all lint format compare tune report clean
+
+quickstart: $(VENV)/installed  ## pretrain BACL on emoji-caption pairs, evaluate it, print the results; go on if it was stopped
+	$(BIN)/python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/quickstart
+
+test: $(VENV)/installed-dev  ## the test-suite: 8 fake CPU devices, under 10 minutes on 2 cores
+	$(BIN)/python -m pytest -q
+
+test-all: test lint  ## further tiers are added here as folders of tests/
+
+lint: $(VENV)/installed-dev  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+tune: $(VENV)/installed  ## the search that both sides of the comparison get, on validation
+	$(BIN)/python -m launch.compare --phase=tune
+
+compare: $(VENV)/installed  ## every run of docs/results.md that is not finished, then the page
+	$(BIN)/python -m launch.compare
+
+report: $(VENV)/installed  ## docs/results.md again, from the kept results
+	$(BIN)/python -m launch.compare --phase=report
+
+$(VENV)/installed: requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

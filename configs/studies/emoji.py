@@ -1,0 +1,62 @@
+"""The comparison of BACL and its parts with InfoNCE on the emoji pairs: which runs, on which seeds, with what search before.
+
+All runs share towers, optimiser, data order and length; a variant changes the objective alone. `python -m launch.compare` runs it.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+STEPS = 250  # of every run but those at equal wall-clock
+SEEDS = tuple(range(10))  # reported, InfoNCE and BACL
+ABLATION_SEEDS = SEEDS[:5]  # reported, everything else
+TUNING_SEEDS = (100,)  # never reported
+TUNING_TRIALS = 8  # a side
+
+BASELINE, METHOD = "clip", "bacl"
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> (config file, what it changes there)
+    "clip": ("configs/emoji_clip.py", {}),
+    "bacl": ("configs/emoji_bacl.py", {}),
+    "bns_a": ("configs/emoji_bns.py", {"objective.bns.partner_share": 0.0}),
+    "bns_b": ("configs/emoji_bns.py", {"objective.bns.partner_share": 0.0, "objective.bns.reweight": False, "objective.bns.drawn_share": 0.25}),
+    "bns_c": ("configs/emoji_bns.py", {"objective.bns.reweight": False}),
+    "bns": ("configs/emoji_bns.py", {}),
+    "cla": ("configs/emoji_cla.py", {}),
+    "bacl_paper": ("configs/emoji_bacl_paper.py", {}),
+}
+HOLDOUTS: dict[str, dict[str, Any]] = {
+    "compositional": {},
+    "vendor": {"data.holdout": "vendor"},
+}
+
+
+def recipes(random: random.Random) -> dict[str, Any]:
+    """What the baseline's trials search over; the best one becomes the recipe of every variant (configs/base.py)."""
+    return {
+        "optim.lr": random.choice((1e-3, 2e-3, 4e-3)),
+        "optim.weight_decay": random.choice((0.1, 0.3)),
+        "data.augment_scale": random.choice((0.0, 0.15)),
+        "objective.init_scale": random.choice((14.2857, 30.0)),
+    }
+
+
+def methods(random: random.Random) -> dict[str, Any]:
+    """What the method's trials search over, on the baseline's best recipe; the best one is configs/emoji_bacl.py."""
+    return {
+        "objective.bns.partner_share": random.choice((0.25, 0.5, 0.75)),
+        "objective.bns.alpha_early": random.choice((0.3, 0.0)),
+        "objective.bns.k": random.choice((8, 32)),
+        "objective.cla.lambda_match": random.choice((0.1, 0.3)),
+    }
+
+
+def trials(search: Callable[[random.Random], dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first TUNING_TRIALS distinct points of a search space."""
+    found: list[dict[str, Any]] = []
+    seed = 0
+    while len(found) < TUNING_TRIALS:
+        point = search(random.Random(seed))
+        seed += 1
+        if point not in found:
+            found.append(point)
+    return found

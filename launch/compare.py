@@ -1,0 +1,57 @@
+"""Compares BACL and its parts with InfoNCE on paired seeds, and writes the tables of docs/results.md.
+
+    python -m launch.compare --workdir=runs/compare                  # every run that is not finished, then the report
+    python -m launch.compare --workdir=runs/compare --phase=tune     # the trials before, on validation and on seeds of their own
+    python -m launch.compare --phase=report                          # docs/results.md again from the kept results
+
+--workdir  folder of the runs; killed at any moment, the same command goes on with what is missing
+--results  folder of the kept results: runs.parquet, trials.parquet
+--workers  runs at a time, each on its share of the cores
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from absl import flags
+
+from configs.studies import emoji as study
+from launch import command, compare_points, points, results_page
+
+WORKDIR = flags.DEFINE_string("workdir", "runs/compare", "Folder of the runs.")
+RESULTS = flags.DEFINE_string("results", "docs/results", "Folder of the kept results.")
+PHASE = flags.DEFINE_enum("phase", "run", ["tune", "run", "report"], "What to do.")
+WORKERS = flags.DEFINE_integer("workers", 2, "Runs at a time.", lower_bound=1)
+
+
+def main() -> None:
+    folder, kept = Path(WORKDIR.value), Path(RESULTS.value)
+    kept.mkdir(parents=True, exist_ok=True)
+    if PHASE.value == "tune":
+        for side, search in ((study.BASELINE, study.recipes), (study.METHOD, study.methods)):
+            table = points.run(compare_points.trials(side, search), folder, workers=WORKERS.value)
+            keep(table, kept / "trials.parquet")
+    elif PHASE.value == "run":
+        for stage in (compare_points.main_pairs, compare_points.equal_time, compare_points.ablations, compare_points.vendor):
+            finished = read(kept / "runs.parquet")
+            keep(points.run(stage(finished), folder, workers=WORKERS.value), kept / "runs.parquet")
+    Path("docs/results.md").write_text(results_page.render(read(kept / "runs.parquet"), read(kept / "trials.parquet")))
+    print("docs/results.md")
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The kept table; an empty one where there is none yet."""
+    return pd.read_parquet(path) if path.exists() else pd.DataFrame()
+
+
+def keep(table: pd.DataFrame, path: Path) -> None:
+    """Adds rows to the kept table; a row of the same labels is replaced. A reader sees the old file or the whole new one."""
+    if table.empty:
+        return
+    both = pd.concat([read(path), table], ignore_index=True)
+    both = both.drop_duplicates(compare_points.LABELS, keep="last").sort_values(compare_points.LABELS, ignore_index=True)
+    both.to_parquet(path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)

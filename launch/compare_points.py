@@ -1,0 +1,70 @@
+"""Which runs the comparison consists of, in the order in which they are worth having."""
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from bacl_jax.eval.study import step_cost
+from configs.studies import emoji as study
+from launch.points import Point
+
+LABELS = ["holdout", "variant", "budget", "seed"]
+
+
+def point(variant: str, seed: int, *, holdout: str = "compositional", budget: str = "steps", steps: int, split: str = "test",
+          extra: Mapping[str, Any] | None = None) -> Point:  # fmt: skip
+    """One run: only its last step is evaluated and saved."""
+    config, changes = study.VARIANTS[variant]
+    overrides = {
+        **changes,
+        **study.HOLDOUTS[holdout],
+        **(extra or {}),
+        "seed": seed,
+        "train.steps": steps,
+        "train.eval_every": 0,
+        "train.keep_best": None,
+        "eval.split": split,
+    }
+    return Point(config, overrides, dict(zip(LABELS, (holdout, variant, budget, seed), strict=True)))
+
+
+def trials(side: str, search: Callable[[random.Random], dict[str, Any]]) -> list[Point]:
+    """The search of one side, on validation; `budget` numbers the trials."""
+    return [
+        point(side, seed, budget=f"trial{number}", steps=study.STEPS, split="validation", extra=trial)
+        for number, trial in enumerate(study.trials(search))
+        for seed in study.TUNING_SEEDS
+    ]
+
+
+def main_pairs(finished: pd.DataFrame) -> list[Point]:
+    """InfoNCE and BACL over all seeds, pair by pair."""
+    return [point(variant, seed, steps=study.STEPS) for seed in study.SEEDS for variant in (study.BASELINE, study.METHOD)]
+
+
+def equal_time(finished: pd.DataFrame) -> list[Point]:
+    """InfoNCE with as many steps as BACL's wall-clock buys: ceil(steps x r), r the measured ratio of a step's time."""
+    ratio = step_cost(finished, variant=study.METHOD, baseline=study.BASELINE, holdout="compositional")
+    known = finished[(finished.budget == "time") & (finished.variant == study.BASELINE)]
+    steps = int(known.steps.iloc[0]) if len(known) else math.ceil(study.STEPS * max(ratio, 1.0))
+    return [point(study.BASELINE, seed, budget="time", steps=steps) for seed in study.SEEDS]
+
+
+def ablations(finished: pd.DataFrame) -> list[Point]:
+    """Every other variant over the ablation's seeds."""
+    others = [name for name in study.VARIANTS if name not in (study.BASELINE, study.METHOD)]
+    return [point(variant, seed, steps=study.STEPS) for seed in study.ABLATION_SEEDS for variant in others]
+
+
+def vendor(finished: pd.DataFrame) -> list[Point]:
+    """The held-out vendor: InfoNCE at equal steps and at equal wall-clock, and BACL."""
+    longer = int(finished[finished.budget == "time"].steps.iloc[0])
+    runs = ((study.BASELINE, "steps", study.STEPS), (study.METHOD, "steps", study.STEPS), (study.BASELINE, "time", longer))
+    return [
+        point(variant, seed, holdout="vendor", budget=budget, steps=steps)
+        for seed in study.ABLATION_SEEDS
+        for variant, budget, steps in runs
+    ]

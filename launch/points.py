@@ -1,0 +1,90 @@
+"""Runs a set of training runs, each in a process of its own, some at a time; finished ones are kept, so the set can be resumed."""
+
+import concurrent.futures
+import dataclasses
+import json
+import os
+import queue
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import rich.progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One run: a config file and what it changes there. `labels` go to the results table as they are."""
+
+    config: str
+    overrides: Mapping[str, Any]
+    labels: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Folder of the run, from its labels."""
+        return "-".join(str(v) for v in self.labels.values())
+
+
+def command(point: Point, workdir: Path) -> list[str]:
+    """The command that trains and evaluates a point; the same command resumes it."""
+    flags = [f"--config.{key}={value}" for key, value in point.overrides.items()]
+    return [sys.executable, "-m", "launch.train", f"--config={point.config}", f"--workdir={workdir}", *flags]
+
+
+def result(point: Point, workdir: Path, steps: int) -> dict[str, Any] | None:
+    """The row of a finished point: labels, steps, milliseconds a step, metrics. None while it is not finished."""
+    files = sorted((workdir / "eval" / str(steps)).glob("*.json"))
+    if not files or not (workdir / "done").exists():
+        return None
+    metrics: dict[str, Any] = {}
+    for file in files:
+        metrics |= {k: v for k, v in json.loads(file.read_text())["metrics"].items() if k != "n"}
+    log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    times = [(b["wall_seconds"] - a["wall_seconds"]) / (b["step"] - a["step"]) for a, b in zip(log, log[1:], strict=False) if b["step"] > a["step"]]
+    return {**point.labels, "steps": steps, "step_ms": 1e3 * statistics.median(times) if times else float("nan"), **metrics}
+
+
+def run(points: Iterable[Point], folder: Path, *, workers: int) -> pd.DataFrame:
+    """Runs what is not finished, `workers` at a time, each on cores of its own; the table of all that is finished.
+
+    A point that fails is tried once more, then named on stderr and left out. Cost: the sum of the runs over `workers`.
+    """
+    points = list(points)
+    cores = sorted(os.sched_getaffinity(0))
+    shares: queue.Queue[list[int]] = queue.Queue()
+    for worker in range(workers):
+        shares.put(cores[worker::workers] or cores)
+
+    def one(point: Point) -> dict[str, Any] | None:
+        workdir, steps = folder / point.name, int(point.overrides["train.steps"])
+        mine = shares.get()
+        try:
+            for _ in range(2):
+                if (found := result(point, workdir, steps)) is not None:
+                    return found
+                workdir.mkdir(parents=True, exist_ok=True)
+                with (workdir / "output.txt").open("a") as output:
+                    process = subprocess.Popen(command(point, workdir), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+                    os.sched_setaffinity(process.pid, mine)
+                    if process.wait() == 0:
+                        (workdir / "done").touch()
+            if (found := result(point, workdir, steps)) is None:
+                print(f"failed twice: {point.name}, see {workdir / 'output.txt'}", file=sys.stderr)
+            return found
+        finally:
+            shares.put(mine)
+
+    columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
+    rows = []
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool, rich.progress.Progress(*columns) as shown:
+        task = shown.add_task("runs", total=len(points))
+        for found in concurrent.futures.as_completed([pool.submit(one, point) for point in points]):
+            shown.advance(task)
+            if found.result() is not None:
+                rows.append(found.result())
+    return pd.DataFrame(rows)

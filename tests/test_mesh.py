@@ -1,0 +1,31 @@
+"""The mesh on eight fake devices."""
+
+import jax
+import numpy as np
+import pytest
+
+from bacl_jax.config import ConfigError, MeshConfig
+from bacl_jax.mesh import batch_sharding, make_mesh, replicated, to_global
+
+
+def test_data_takes_what_remains():
+    assert dict(make_mesh(MeshConfig()).shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert dict(make_mesh(MeshConfig(fsdp=2, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+@pytest.mark.parametrize(
+    ("config", "found"), [(MeshConfig(fsdp=3), "mesh.fsdp 3 x mesh.tensor 1 = 3"), (MeshConfig(data=4), "set mesh.data to -1 or 8")]
+)
+def test_what_does_not_fit_is_refused(config, found):
+    with pytest.raises(ConfigError, match=found):
+        make_mesh(config)
+
+
+def test_a_host_batch_becomes_a_sharded_global_array():
+    mesh = make_mesh(MeshConfig(fsdp=2))
+    x = np.arange(32).reshape(16, 2)
+    y = to_global(mesh, {"x": x})["x"]
+    assert y.sharding == batch_sharding(mesh)
+    assert y.addressable_shards[0].data.shape == (2, 2)
+    assert (np.asarray(y) == x).all()
+    assert jax.device_put(x, replicated(mesh)).addressable_shards[0].data.shape == (16, 2)

@@ -1,0 +1,29 @@
+"""What changes with progress."""
+
+import numpy as np
+import pytest
+
+from bacl_jax import schedules
+from bacl_jax.config import BNSConfig, OptimConfig
+
+
+def test_progress_is_clipped():
+    assert [float(schedules.progress(s, 10)) for s in (0, 5, 10, 20)] == pytest.approx([0, 0.5, 1, 1])
+
+
+def test_curriculum_falls_and_changes_sign():
+    alpha = [float(schedules.curriculum(u, BNSConfig())) for u in np.linspace(0, 1, 11)]
+    assert alpha == sorted(alpha, reverse=True)
+    assert alpha[0] > 0 > alpha[-1]
+
+
+def test_partner_share_grows_to_its_value():
+    config = BNSConfig(enabled=True, partner_share=0.4)
+    assert [schedules.partner_share(s, 100, config) for s in (0, 25, 50, 100)] == pytest.approx([0, 0.2, 0.4, 0.4])
+    assert schedules.partner_share(100, 100, BNSConfig(enabled=False, partner_share=0.4)) == 0
+
+
+def test_learning_rate_warms_up_and_ends():
+    rate = schedules.learning_rate(OptimConfig(lr=1.0, warmup_steps=10, end_lr_share=0.1), 100)
+    assert [float(rate(s)) for s in (0, 5, 10, 100)] == pytest.approx([0, 0.5, 1, 0.1])
+    assert np.isfinite(float(schedules.learning_rate(OptimConfig(warmup_steps=50), 2)(1)))

@@ -1,0 +1,119 @@
+"""The train step: one compile, one gradient on any mesh, skipped steps, the bank it leaves behind."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from bacl_jax.config import ConfigError, MeshConfig, OptimConfig
+from bacl_jax.mesh import make_mesh, to_global
+from bacl_jax.train.step import build
+
+
+def one_device():
+    return jax.sharding.Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), ("data", "fsdp", "tensor"))
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return build(tiny.config(), tiny.VOCABULARY, one_device())
+
+
+def test_compiles_once_and_learns(trainer):
+    state = trainer.init(0)
+    losses = []
+    for i in range(20):
+        state, metrics = trainer.step(state, to_global(trainer.mesh, tiny.batch(i % 2)))
+        losses.append(float(metrics["loss_contrast"] - metrics["loss_floor"]))
+    assert trainer.step._cache_size() == 1
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(v.dtype == jnp.float32 and v.shape == () for v in metrics.values())
+    assert (int(state.step), int(state.skipped)) == (20, 0)
+
+
+def test_eight_devices_give_the_update_of_one(trainer):
+    sharded = build(tiny.config(), tiny.VOCABULARY, make_mesh(MeshConfig()))
+    states = []
+    for t in (sharded, trainer):
+        state = t.init(3)
+        for i in range(2):
+            state, metrics = t.step(state, to_global(t.mesh, tiny.batch(i)))
+        states.append(jax.device_get((state, metrics)))
+    chex.assert_trees_all_equal(states[0][0].bank.index, states[1][0].bank.index)
+    chex.assert_trees_all_close(states[0][0].params, states[1][0].params, atol=1e-4)
+    chex.assert_trees_all_close(states[0][1]["loss"], states[1][1]["loss"], rtol=1e-4)
+
+
+def test_a_non_finite_step_is_skipped_and_counted(trainer):
+    state = trainer.init(0)
+    state, _ = trainer.step(state, to_global(trainer.mesh, tiny.batch(0)))
+    broken = dataclasses.replace(state, params=state.params | {"log_scale": jnp.float32(np.nan)})
+    before = jax.device_get(broken)
+    after, metrics = trainer.step(broken, to_global(trainer.mesh, tiny.batch(1)))
+    chex.assert_trees_all_equal(after.params, before.params)
+    chex.assert_trees_all_equal(after.opt_state, before.opt_state)
+    chex.assert_trees_all_equal(after.bank.index, before.bank.index)
+    assert (int(after.step), int(after.skipped), int(after.nonfinite)) == (2, 1, 1)
+    assert float(metrics["nonfinite"]) == 1
+    mended = dataclasses.replace(after, params=after.params | {"log_scale": jnp.float32(2.0)})
+    healed, _ = trainer.step(mended, to_global(trainer.mesh, tiny.batch(2)))
+    assert (int(healed.skipped), int(healed.nonfinite)) == (1, 0)
+
+
+def test_bank_holds_the_last_rows_in_their_slots(trainer):
+    state = trainer.init(0)
+    for i in range(4):
+        state, _ = trainer.step(state, to_global(trainer.mesh, tiny.batch(i)))
+    index = np.full(48, -1)
+    for t in range(4):
+        index[(t * 16 + np.arange(16)) % 48] = tiny.batch(t).index
+    assert state.bank.index.tolist() == index.tolist()
+    chex.assert_trees_all_close(jnp.linalg.norm(state.bank.text, axis=1), jnp.ones(48), rtol=1e-4)
+
+
+def test_scale_is_projected_after_the_update():
+    config = dataclasses.replace(tiny.config(), optim=OptimConfig(lr=1.0, warmup_steps=0))
+    t = build(dataclasses.replace(config, objective=dataclasses.replace(config.objective, max_scale=15.0)), tiny.VOCABULARY, one_device())
+    state = t.init(0)
+    for i in range(5):
+        state, metrics = t.step(state, to_global(t.mesh, tiny.batch(i)))
+        assert float(metrics["temperature"]) >= 1 / 15 - 1e-6
+
+
+def test_same_seed_same_towers_whatever_the_objective(trainer):
+    objective = tiny.config().objective
+    off = {part: dataclasses.replace(getattr(objective, part), enabled=False) for part in ("bns", "cla")}
+    plain, full = build(tiny.config(**off), tiny.VOCABULARY, one_device()).init(7), trainer.init(7)
+    chex.assert_trees_all_equal(plain.params["towers"], full.params["towers"])
+    assert set(full.params) - set(plain.params) == {"policy", "cross_attention"}
+
+
+@pytest.mark.parametrize("change", [{"kind": "sigmoid", "init_scale": 10.0}, {"same_id": "mask"}])
+def test_other_objectives_run(change):
+    t = build(tiny.config(**change), tiny.VOCABULARY, one_device())
+    state, metrics = t.step(t.init(0), to_global(t.mesh, tiny.batch(0)))
+    assert np.isfinite(float(metrics["loss"]))
+    assert int(state.skipped) == 0
+
+
+def test_average_follows_the_parameters():
+    config = dataclasses.replace(tiny.config(), optim=OptimConfig(ema_decay=0.5))
+    t = build(config, tiny.VOCABULARY, one_device())
+    state = t.init(0)
+    first = jax.device_get(state.params)
+    state, _ = t.step(state, to_global(t.mesh, tiny.batch(0)))
+    state, _ = t.step(state, to_global(t.mesh, tiny.batch(1)))
+    assert t.eval_params(state) is state.ema
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params["towers"], state.ema["towers"])
+    assert max(jax.tree.leaves(moved)) > 0
+    chex.assert_trees_all_equal_shapes(first, state.ema)
+
+
+def test_batch_that_does_not_divide_is_refused():
+    config = dataclasses.replace(tiny.config(), train=dataclasses.replace(tiny.config().train, batch_size=12))
+    with pytest.raises(ConfigError, match=r"train.batch_size 12 .* = 8: use 8 or 16"):
+        build(config, tiny.VOCABULARY, make_mesh(MeshConfig()))

@@ -1,0 +1,50 @@
+"""A model so small that a step compiles in seconds, and batches of random pairs for it."""
+
+import dataclasses
+
+import numpy as np
+
+from bacl_jax.config import BNSConfig, CLAConfig, Config, DataConfig, ModelConfig, ObjectiveConfig, TextConfig, TrainConfig, VisionConfig
+from bacl_jax.types import Batch, Tokens
+
+VOCABULARY = 40
+
+
+def config(**objective) -> Config:
+    """BACL with every channel that `objective` does not switch off; 16 pairs a step."""
+    return Config(
+        data=DataConfig(image_size=16, context_length=8, threads=1, prefetch=2),
+        model=ModelConfig(
+            embed_dim=16, image=VisionConfig(width=8, depth=1, heads=2, patch=4), text=TextConfig(width=16, depth=1, heads=2)
+        ),
+        objective=dataclasses.replace(
+            ObjectiveConfig(
+                bank_size=48,
+                bns=BNSConfig(enabled=True, k=4, pool=12, drawn_share=0.25, partner_k=3, partner_every=2, hidden=8),
+                cla=CLAConfig(enabled=True, width=16, heads=2),
+            ),
+            **objective,
+        ),
+        train=TrainConfig(steps=20, batch_size=16),
+    )
+
+
+def batch(seed: int = 0, size: int = 16, captions: int = 10) -> Batch:
+    """Random pictures; captions BOS words EOS that repeat, so that a row has several positives."""
+    r = np.random.default_rng(seed)
+    caption = r.integers(0, captions, size)
+    ids, mask = np.zeros((size, 8), np.int32), np.zeros((size, 8), bool)
+    for row, c in enumerate(caption):
+        words = [1, 4 + c, 4 + (c * 7) % 11, 20, 2]
+        ids[row, : len(words)], mask[row, : len(words)] = words, True
+    present = np.ones(size, bool)
+    return Batch(
+        inputs={
+            "image": Tokens(values=r.integers(0, 256, (size, 16, 16, 3), dtype=np.uint8)),
+            "text": Tokens(values=ids, mask=mask),
+        },
+        present={"image": present, "text": present},
+        caption_id=np.stack([caption, caption], 1).astype(np.uint32),
+        anchor_id=np.stack([np.arange(size) + seed * size] * 2, 1).astype(np.uint32),
+        index=(np.arange(size) + seed * size).astype(np.int32) % 64,
+    )
