@@ -159,7 +159,9 @@ class TrainConfig:
     log_every: Positive = changeable(10)  # steps
     eval_every: NonNegative = changeable(200)  # steps; 0: only at the end
     save_every: Positive = changeable(200)  # steps
-    save_minutes: PositiveFloat | None = changeable(1.0)  # also save when this much time has passed; None: never
+    save_minutes: PositiveFloat | None = changeable(
+        1.0
+    )  # also save when so much time has passed, looked at when a line is logged; None: never
     keep: Positive = changeable(2)  # newest checkpoints kept, beside the best
     keep_best: str | None = changeable("i2t_R@1")  # metric of the `retrieval` task on validation; None: newest only
     halt_after_nonfinite: Positive = changeable(20)  # consecutive skipped steps before the run stops

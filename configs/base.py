@@ -142,7 +142,7 @@ def train() -> ConfigDict:
     train.log_every = 10  # (c) steps between two lines of metrics.jsonl
     train.eval_every = 200  # (c) steps between two evaluations; 0: only at the end
     train.save_every = 200  # (c) steps between two checkpoints
-    train.save_minutes = optional(1.0)  # (c) minutes after which a checkpoint is written in any case; None: never
+    train.save_minutes = optional(1.0)  # (c) minutes after which a checkpoint is written with the next logged line; None: never
     train.keep = 2  # (c) newest checkpoints kept, beside the best
     train.keep_best = optional("i2t_R@1")  # (c) metric of the retrieval task, more is better; None: keep the newest only
     train.halt_after_nonfinite = 20  # (c) consecutive skipped steps before the run stops

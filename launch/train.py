@@ -31,6 +31,7 @@ def main() -> None:
     config = from_config_dict(CONFIG.value)
     with Preemption() as preemption:
         claim_workdir(WORKDIR.value, config)
+        (Path(WORKDIR.value) / "done").unlink(missing_ok=True)  # a finished run may go on with more steps
         with Checkpoints(WORKDIR.value, keep=config.train.keep) as checkpoints:
             run = session.open_run(config, checkpoints)
             outcome = run.loop(checkpoints).run(preemption)

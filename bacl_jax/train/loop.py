@@ -109,7 +109,9 @@ class Loop:
             if self._is_evaluated(step) and step > start:
                 position = self._evaluate(state, dataclasses.replace(position, step=step), log)
             stop = step >= train.steps or preemption.reached(step)
-            if step > start and (stop or step % train.save_every == 0 or position.best_step != best or clock.due()):
+            if step > start and (
+                stop or step % train.save_every == 0 or position.best_step != best or (step % train.log_every == 0 and clock.due())
+            ):
                 log.flush()
                 log.sync()
                 position = dataclasses.replace(position, step=step, wall_seconds=log.wall_seconds)

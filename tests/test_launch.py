@@ -1,0 +1,128 @@
+"""The doors from end to end, as processes, on a small manifest."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bacl_jax.config import from_config_dict, sha256
+
+ROOT = Path(__file__).parents[1]
+COLOURS = {"red": (200, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 200), "black": (0, 0, 0)}
+SETTINGS = (
+    "--config=configs/manifest.py",
+    "--config.objective.bns.enabled=False",
+    "--config.objective.cla.enabled=False",
+    "--config.model.embed_dim=16",
+    "--config.model.image.width=16",
+    "--config.model.image.depth=1",
+    "--config.model.text.width=16",
+    "--config.model.text.depth=1",
+    "--config.data.tokenizer=word",
+    "--config.data.split_column=split",
+    "--config.train.batch_size=8",
+    "--config.train.log_every=1",
+    "--config.train.eval_every=3",
+    "--config.train.save_every=2",
+    "--config.optim.warmup_steps=1",
+)
+
+
+def launch(door, *arguments):
+    command = [sys.executable, "-m", f"launch.{door}", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    lines = ["image,caption,split"]
+    for name, colour in COLOURS.items():
+        for edge in range(4, 24):
+            pixels = np.full((32, 32, 3), 255, np.uint8)
+            pixels[edge - 4 : edge + 4, 8:24] = colour
+            Image.fromarray(pixels).save(folder / f"{name}{edge}.png")
+            split = {4: "validation", 5: "test"}.get(edge % 6, "train")
+            lines.append(f"{name}{edge}.png,{name} bar {edge},{split}")
+    (folder / "pairs.csv").write_text("\n".join(lines) + "\n")
+    return folder / "pairs.csv"
+
+
+@pytest.fixture(scope="module")
+def finished(manifest, tmp_path_factory):
+    """(workdir, output) of a run of 4 steps."""
+    workdir = tmp_path_factory.mktemp("run")
+    done = launch("train", *SETTINGS, "--config.train.steps=4", f"--workdir={workdir}", f"--config.data.path={manifest}")
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    workdir, output = finished
+    assert {"config.json", "checkpoints", "metrics.jsonl", "tensorboard", "eval", "plots", "done"} <= {
+        path.name for path in workdir.iterdir()
+    }
+    config = from_config_dict(json.loads((workdir / "config.json").read_text()))
+    assert [line["step"] for line in lines(workdir)] == [1, 2, 3, 4]
+    assert [line["step"] for line in lines(workdir) if "validation/retrieval/i2t_R@1" in line] == [3, 4]
+    for task in ("retrieval", "halftrue"):
+        result = json.loads((workdir / "eval" / "4" / f"{task}.json").read_text())
+        assert result.keys() == {"task", "step", "config_sha256", "data", "metrics"}
+        assert (result["task"], result["step"], result["data"], result["config_sha256"]) == (task, 4, "manifest/test", sha256(config))
+    for part in ("step 4/4", "image to text", str(workdir / "plots" / "curves.png"), str(workdir / "eval" / "4" / "retrieval.json")):
+        assert part in output
+
+
+def test_the_same_command_goes_on_with_more_steps(finished, manifest):
+    workdir, _ = finished
+    done = launch("train", *SETTINGS, "--config.train.steps=6", f"--workdir={workdir}", f"--config.data.path={manifest}")
+    assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in lines(workdir)] == [1, 2, 3, 4, 5, 6]
+    assert (workdir / "eval" / "6" / "retrieval.json").is_file()
+
+    refused = launch("train", *SETTINGS, "--config.optim.lr=0.5", f"--workdir={workdir}", f"--config.data.path={manifest}")
+    assert refused.returncode == 2
+    assert "config.optim.lr was 0.002, is now 0.5" in refused.stderr
+
+
+def test_a_checkpoint_is_evaluated_again_with_equal_numbers(finished):
+    workdir, _ = finished
+    path = workdir / "eval" / "4" / "retrieval.json"
+    before = json.loads(path.read_text())
+    path.unlink()
+    done = launch("evaluate", f"--workdir={workdir}", "--step=4", "--tasks=retrieval")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(path.read_text())["metrics"] == pytest.approx(before["metrics"])
+    assert str(path) in done.stdout
+
+    done = launch("evaluate", f"--workdir={workdir}", "--step=4", "--tasks=retrieval", "--config.eval.split=validation")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(path.read_text())["data"] == "manifest/validation"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--workdir must be given"),
+        (["--workdir=/nowhere"], "--workdir=/nowhere is no workdir of a run"),
+        (["--workdir={run}", "--step=3"], "no readable checkpoint of step 3"),
+        (["--workdir={run}", "--tasks=vqa"], "vqa; allowed: retrieval, halftrue, localization"),
+        (["--workdir={run}", "--config.optim.lr=0.5"], "config.optim.lr was 0.002, is now 0.5"),
+        (["--workdir={run}", "--config.data.path=none.csv"], "none.csv"),
+    ],
+)
+def test_bad_use_of_evaluate_is_one_line_and_exit_code_2(finished, arguments, said):
+    done = launch("evaluate", *(argument.format(run=finished[0]) for argument in arguments))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
