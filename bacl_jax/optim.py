@@ -22,7 +22,7 @@ def decay_mask(params: Any) -> Any:
 
 def groups(params: Any) -> Any:
     """Label of every parameter: "policy" under that path, else "model"."""
-    return {name: jax.tree.map(lambda _: "policy" if name == "policy" else "model", sub) for name, sub in params.items()}
+    return jax.tree_util.tree_map_with_path(lambda path, _: "policy" if path[0] == jax.tree_util.DictKey("policy") else "model", params)
 
 
 def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:

@@ -65,7 +65,9 @@ def ablation_table(runs: pd.DataFrame, holdout: str) -> str:
         ]
         cost = statistics.step_cost(runs, variant=variant, baseline=study.BASELINE, holdout=holdout)
         rows.append([variant, str(len(chosen)), f"{cost:.2f}", *map(str, differences)])
-    return "### Paired difference to InfoNCE at equal steps\n\n" + statistics.markdown(rows, ["variant", "n", "step cost", *metrics_of(runs)])
+    return "### Paired difference to InfoNCE at equal steps\n\n" + statistics.markdown(
+        rows, ["variant", "n", "step cost", *metrics_of(runs)]
+    )
 
 
 def trial_table(trials: pd.DataFrame) -> str:

@@ -17,6 +17,7 @@ from bacl_jax.data.order import PartnerLists
 from bacl_jax.data.source import DataSet
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.eval import report, suite
+from bacl_jax.eval.head import train_head
 from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.mesh import make_mesh
 from bacl_jax.train.checkpoint import Checkpoints
@@ -87,11 +88,17 @@ class Run:
         """Writes DIR/eval/<step>/<task>.json and DIR/plots, prints the results as a table and where the files are."""
         suite.check_tasks(tasks)
         embeddings = Embeddings(self.trainer, params, self.dataset, self.tokenizer, self.config, split, show_progress=True)
-        results = {task: suite.TASKS[task](embeddings) for task in tasks}
+        results = {task: suite.TASKS[task](embeddings, **self.options(task, params)) for task in tasks}
         paths = suite.write(workdir, step, results, config_sha256=sha256(self.config), data=f"{self.config.data.kind}/{split}")
         print(f"step {step}, {split} split of {self.dataset.description}")
         report.print_tables(results)
         print("\n".join(map(str, [*paths, *report.write_plots(workdir, embeddings)])))
+
+    def options(self, task: str, params: Any) -> dict[str, Any]:
+        """Localisation of a model without CLA: the same layers, trained afterwards on its frozen towers."""
+        if task != "localization" or self.config.objective.cla.enabled:
+            return {}
+        return {"baseline": train_head(self.config, self.dataset, self.tokenizer, params, steps=self.config.train.steps)}
 
 
 def open_run(config: Config, checkpoints: Checkpoints) -> Run:

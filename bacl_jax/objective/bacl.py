@@ -69,7 +69,7 @@ def _from_bank(
     return w, negative & found[None], drawn
 
 
-def _local(pairs: Pairs, drawn: bns.Draw | None, s: Array, attend: Callable, config: ObjectiveConfig) -> tuple[Array, Array, Metrics]:
+def local_terms(pairs: Pairs, drawn: bns.Draw | None, s: Array, attend: Callable, config: ObjectiveConfig) -> tuple[Array, Array, Metrics]:
     """CLA on an even share of the rows: attention to the own caption against that of the hardest drawn negative.
 
     Without BNS the negative is the most similar caption of the batch that is not a positive.
@@ -149,7 +149,7 @@ def bacl_loss(
     total += contrast
 
     if config.cla.enabled:
-        local, match, extra = _local(pairs, image_side, jax.lax.stop_gradient(s), attend, config)
+        local, match, extra = local_terms(pairs, image_side, jax.lax.stop_gradient(s), attend, config)
         metrics |= {"loss_local": local, "loss_match": match} | extra
         total += config.cla.lambda_local * local + config.cla.lambda_match * match
     return total, metrics | {"loss": total}

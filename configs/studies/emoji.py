@@ -18,7 +18,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> (config file, wha
     "clip": ("configs/emoji_clip.py", {}),
     "bacl": ("configs/emoji_bacl.py", {}),
     "bns_a": ("configs/emoji_bns.py", {"objective.bns.partner_share": 0.0}),
-    "bns_b": ("configs/emoji_bns.py", {"objective.bns.partner_share": 0.0, "objective.bns.reweight": False, "objective.bns.drawn_share": 0.25}),
+    "bns_b": (
+        "configs/emoji_bns.py",
+        {"objective.bns.partner_share": 0.0, "objective.bns.reweight": False, "objective.bns.drawn_share": 0.25},
+    ),
     "bns_c": ("configs/emoji_bns.py", {"objective.bns.reweight": False}),
     "bns": ("configs/emoji_bns.py", {}),
     "cla": ("configs/emoji_cla.py", {}),
