@@ -11,10 +11,10 @@ import dataclasses
 import typing
 
 import jax
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 T = typing.TypeVar("T")
+AnyArray = typing.Any  # numpy on the host, jax.Array on the device
 
 MODALITIES = ("image", "text", "audio", "video")
 
@@ -36,8 +36,8 @@ class Tokens:
     mask:   bool [B, T], True where a token is valid; None when every position is.
     """
 
-    values: Array | np.ndarray
-    mask: Bool[Array | np.ndarray, "B T"] | None = None
+    values: AnyArray
+    mask: Bool[AnyArray, "B T"] | None = None
 
 
 @pytree
@@ -52,10 +52,10 @@ class Batch:
     """
 
     inputs: dict[str, Tokens]
-    present: dict[str, Bool[Array | np.ndarray, " B"]]
-    caption_id: UInt32[Array | np.ndarray, "B 2"]
-    anchor_id: UInt32[Array | np.ndarray, "B 2"]
-    index: Int[Array | np.ndarray, " B"]
+    present: dict[str, Bool[AnyArray, " B"]]
+    caption_id: UInt32[AnyArray, "B 2"]
+    anchor_id: UInt32[AnyArray, "B 2"]
+    index: Int[AnyArray, " B"]
 
 
 @pytree

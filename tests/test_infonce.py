@@ -35,7 +35,7 @@ def problem():
 
 def test_equals_numpy(problem):
     p = {k: jnp.asarray(v, None if v.dtype == bool else jnp.float32) for k, v in problem.items()}
-    got = infonce.direction(p["logits"], p["positive"], weight=p["weight"], drawn=p["drawn"], drawn_valid=p["valid"])
+    got = infonce.direction(p["logits"], p["positive"], weight=p["weight"], drawn=(p["drawn"], p["valid"]))
     chex.assert_trees_all_close(np.asarray(got), reference(*problem.values()).astype(np.float32), rtol=1e-5)
 
 
@@ -56,7 +56,7 @@ def test_mask_leaves_other_positives_out(problem):
 def test_invalid_drawn_columns_change_nothing(problem):
     logits, positive = jnp.asarray(problem["logits"], jnp.float32), jnp.asarray(problem["positive"])
     junk = jnp.full((12, 3), 40.0)
-    got = infonce.direction(logits, positive, drawn=junk, drawn_valid=jnp.zeros((12, 3), bool))
+    got = infonce.direction(logits, positive, drawn=(junk, jnp.zeros((12, 3), bool)))
     chex.assert_trees_all_close(got, infonce.direction(logits, positive))
 
 

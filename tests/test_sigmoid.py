@@ -25,7 +25,7 @@ def test_equals_numpy():
     expected = -((1 + weight) * log_sigmoid(np.where(positive, 1, -1) * (logits + b))).sum() / 8
     expected -= (valid * log_sigmoid(-(drawn + b))).sum() / 8
     f = jnp.float32
-    got = sigmoid_loss(f(logits), jnp.asarray(positive), f(b), weight=f(weight), drawn=f(drawn), drawn_valid=jnp.asarray(valid))
+    got = sigmoid_loss(f(logits), jnp.asarray(positive), f(b), weight=f(weight), drawn=(f(drawn), jnp.asarray(valid)))
     chex.assert_trees_all_close(got, f(expected), rtol=1e-5)
 
 

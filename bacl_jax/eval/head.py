@@ -6,7 +6,7 @@ asked for, while its towers stay as they are.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import optax
@@ -19,6 +19,7 @@ from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.models import Model
 from bacl_jax.objective import bacl
 from bacl_jax.objective.similarity import cosine
+from bacl_jax.train.step import encode
 from bacl_jax.types import Batch, Features
 
 LR = 1e-3
@@ -37,22 +38,14 @@ def train_head(
     optimizer = optax.adam(LR)
 
     def loss(head: dict[str, Any], batch: Batch) -> Array:
-        text = batch.inputs["text"]
-        pairs = bacl.Pairs(
-            anchor=model.encode_image(params, batch.inputs["image"].values),
-            text=model.encode_text(params, text.values, text.mask),
-            ids=text.values,
-            mask=text.mask,
-            caption_id=batch.caption_id,
-            anchor_id=batch.anchor_id,
-        )
+        pairs = encode(model, params, batch)
         s = cosine(pairs.anchor.pooled, pairs.text.pooled)
         return bacl.local_terms(pairs, None, s, lambda *args: model.attend(head, *args), config.objective)[1]
 
     @jax.jit
     def step(head: dict[str, Any], state: Any, batch: Batch) -> tuple[dict[str, Any], Any]:
         updates, state = optimizer.update(jax.grad(loss)(head, batch), state)
-        return optax.apply_updates(head, updates), state
+        return cast(dict[str, Any], optax.apply_updates(head, updates)), state
 
     head = {"cross_attention": model.init(jax.random.key(config.seed))["cross_attention"]}
     state = optimizer.init(head)

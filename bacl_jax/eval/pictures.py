@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
@@ -166,7 +167,7 @@ def _marked(ax: Axes, caption: str, other: str, colour: str, right: bool = False
     """The caption above the axes, its words that differ from `other`'s in bold colour."""
     words, others = caption.split(), other.split()
     differs = [number >= len(others) or word != others[number] for number, word in enumerate(words)]
-    parts = [
+    parts: list[Artist] = [
         TextArea(word, textprops={"color": colour if marked else "#101828", "weight": "bold" if marked else "normal", "size": 10})
         for word, marked in zip(words, differs, strict=True)
     ]

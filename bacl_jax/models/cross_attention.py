@@ -12,7 +12,7 @@ from bacl_jax.types import Features
 class CrossModal(nnx.Module):
     """Returns A [B, T, P] (last layer, mean over heads, each row a softmax over P) and a matching logit [B].
 
-    `start`: width of the text tokens and of the anchor tokens are projected to config.width. Anchor positions are
+    Text and anchor tokens of any width are projected to config.width. Anchor positions are
     learned here, so that any tower's tokens can be located.
     """
 
@@ -29,8 +29,8 @@ class CrossModal(nnx.Module):
     def __call__(self, text: Features, anchor: Features) -> tuple[Float[Array, "B T P"], Float[Array, " B"]]:
         x = self.text_in(text.tokens.astype(self.dtype))
         context = self.anchor_in(anchor.tokens.astype(self.dtype)) + self.positions.astype(self.dtype)[None]
-        weights = None
-        for block in self.blocks:
+        x, weights = self.blocks[0](x, text.mask, context, anchor.mask)
+        for block in self.blocks[1:]:
             x, weights = block(x, text.mask, context, anchor.mask)
         logit = self.match(pool(self.norm(x), text.mask))[:, 0]
         return weights.mean(1), logit.astype(jnp.float32)

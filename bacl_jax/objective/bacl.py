@@ -96,6 +96,25 @@ def local_terms(pairs: Pairs, drawn: bns.Draw | None, s: Array, attend: Callable
     return cla.local_loss(positive_a, negative_a, compared, use, config.cla), cla.match_loss(logit[:n], logit[n:], found), metrics
 
 
+def _contrast(
+    logits: Float[Array, "B B"],
+    positive: Bool[Array, "B B"],
+    bias: Float[Array, ""] | None,
+    weights: tuple[Array, Array] | None,
+    drawn: tuple[Array, Array] | None,
+    config: ObjectiveConfig,
+) -> Float[Array, ""]:
+    """L_contrast: the mean of both directions, or the sigmoid loss. `weights`: k q of the anchors' side and of the texts' side."""
+    row_weight, column_weight = weights or (None, None)
+    if config.kind == "sigmoid":
+        assert bias is not None
+        both = None if row_weight is None or column_weight is None else (row_weight + column_weight.T) / 2
+        return sigmoid_loss(logits, positive, bias, same_id=config.same_id, weight=both, drawn=drawn)
+    rows = infonce.direction(logits, positive, same_id=config.same_id, weight=row_weight, drawn=drawn)
+    columns = infonce.direction(logits.T, positive.T, same_id=config.same_id, weight=column_weight)
+    return (rows.mean() + columns.mean()) / 2
+
+
 def bacl_loss(
     pairs: Pairs,
     bank: Bank | None,
@@ -119,32 +138,24 @@ def bacl_loss(
     metrics: Metrics = {"loss_floor": infonce.floor(positive, config.same_id), "log_batch": jnp.log(jnp.float32(s.shape[0]))}
 
     image_side = text_side = None
-    weight, weight_columns, columns, columns_valid = None, None, None, None
+    weights = extra_columns = None
     total = jnp.float32(0)
     if b.enabled:
         alpha = curriculum(progress, b)
         image_side, text_side = _sample(pairs, jax.lax.stop_gradient(s), policy, jax.random.fold_in(key, 0), alpha, config)
         draws = [image_side, text_side]
         if b.reweight:
-            weight = bns.weight_matrix(image_side, s.shape[1], b.k)
-            weight_columns = bns.weight_matrix(text_side, s.shape[0], b.k)
+            weights = bns.weight_matrix(image_side, s.shape[1], b.k), bns.weight_matrix(text_side, s.shape[0], b.k)
         if b.drawn_share > 0:
             assert bank is not None
-            w, columns_valid, bank_side = _from_bank(pairs, bank, policy, encode_text, jax.random.fold_in(key, 1), alpha, config)
-            columns = scale * cosine(pairs.anchor.pooled, w)
+            w, negative, bank_side = _from_bank(pairs, bank, policy, encode_text, jax.random.fold_in(key, 1), alpha, config)
+            extra_columns = scale * cosine(pairs.anchor.pooled, w), negative
             draws.append(bank_side)
         metrics["loss_policy"] = sum((bns.policy_loss(d, alpha=alpha, config=b) for d in draws), jnp.float32(0)) / len(draws)
         metrics |= {"alpha": alpha} | bns.diagnostics(image_side, b)
         total += metrics["loss_policy"]
 
-    logits = scale * s
-    if config.kind == "sigmoid":
-        m = None if weight is None else (weight + weight_columns.T) / 2
-        contrast = sigmoid_loss(logits, positive, bias, same_id=config.same_id, weight=m, drawn=columns, drawn_valid=columns_valid)
-    else:
-        rows = infonce.direction(logits, positive, same_id=config.same_id, weight=weight, drawn=columns, drawn_valid=columns_valid)
-        cols = infonce.direction(logits.T, positive.T, same_id=config.same_id, weight=weight_columns)
-        contrast = (rows.mean() + cols.mean()) / 2
+    contrast = _contrast(scale * s, positive, bias, weights, extra_columns, config)
     metrics["loss_contrast"] = contrast
     total += contrast
 

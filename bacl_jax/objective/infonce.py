@@ -13,15 +13,14 @@ def direction(
     *,
     same_id: str = "positive",
     weight: Float[Array, "A N"] | None = None,
-    drawn: Float[Array, "A E"] | None = None,
-    drawn_valid: Bool[Array, "A E"] | None = None,
+    drawn: tuple[Float[Array, "A E"], Bool[Array, "A E"]] | None = None,
 ) -> Float[Array, " A"]:
     """L_i = -mean_{p in P_i} l_ip + log( sum_j (1 + weight_ij) e^{l_ij} + sum_e e^{drawn_ie} ), one value a row.
 
     logits:  square where `same_id` = "mask" (the diagonal is then the one positive and the others are left out).
     weight:  k q_ic on BNS's in-batch candidates, 0 elsewhere: channel (a), since
              logaddexp(LSE l, LSE(l + log kq)) = LSE(l + log(1 + kq)).
-    drawn:   logits of re-encoded drawn captions: channel (b); `drawn_valid` is False where one is a positive of the row.
+    drawn:   logits of re-encoded drawn captions, and False where one is a positive of the row: channel (b).
     """
     if same_id == "mask":
         own = jnp.eye(*positive.shape, dtype=bool)
@@ -30,7 +29,8 @@ def direction(
     if weight is not None:
         logits = logits + jnp.log1p(weight)
     if drawn is not None:
-        logits = jnp.concatenate([logits, jnp.where(drawn_valid, drawn, MASKED)], axis=1)
+        extra, valid = drawn
+        logits = jnp.concatenate([logits, jnp.where(valid, extra, MASKED)], axis=1)
     return jax.nn.logsumexp(logits, axis=1) - attraction
 
 

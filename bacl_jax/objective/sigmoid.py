@@ -12,8 +12,7 @@ def sigmoid_loss(
     *,
     same_id: str = "positive",
     weight: Float[Array, "B B"] | None = None,
-    drawn: Float[Array, "B E"] | None = None,
-    drawn_valid: Bool[Array, "B E"] | None = None,
+    drawn: tuple[Float[Array, "B E"], Bool[Array, "B E"]] | None = None,
 ) -> Float[Array, ""]:
     """L = -1/B sum_ij m_ij log sigmoid(y_ij (l_ij + b)); y = +1 on positives, else -1; m = 1 + k q_ic on candidates.
 
@@ -25,5 +24,6 @@ def sigmoid_loss(
         m, positive = jnp.where(positive & ~own, 0, m), own
     total = -(m * jax.nn.log_sigmoid(jnp.where(positive, 1, -1) * (logits + bias))).sum()
     if drawn is not None:
-        total -= jnp.where(drawn_valid, jax.nn.log_sigmoid(-(drawn + bias)), 0).sum()
+        extra, valid = drawn
+        total -= jnp.where(valid, jax.nn.log_sigmoid(-(extra + bias)), 0).sum()
     return total / logits.shape[0]

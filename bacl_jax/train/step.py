@@ -1,6 +1,6 @@
 """The train step: encode, BACL, update, bank. Pure functions of a TrainState, jitted once over a mesh."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -64,16 +64,7 @@ class Trainer:
         )
 
     def _loss(self, params: dict[str, Any], state: TrainState, batch: Batch) -> tuple[Float[Array, ""], tuple[Metrics, Pairs]]:
-        text = batch.inputs["text"]
-        assert text.mask is not None
-        pairs = Pairs(
-            anchor=self.model.encode_image(params, batch.inputs["image"].values),
-            text=self.model.encode_text(params, text.values, text.mask),
-            ids=text.values,
-            mask=text.mask,
-            caption_id=batch.caption_id,
-            anchor_id=batch.anchor_id,
-        )
+        pairs = encode(self.model, params, batch)
         loss, metrics = bacl_loss(
             pairs,
             state.bank,
@@ -95,10 +86,10 @@ class Trainer:
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(sum(norms.values()))
 
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = cast(dict[str, Any], optax.apply_updates(state.params, updates))
         params["log_scale"] = jnp.minimum(params["log_scale"], jnp.log(jnp.float32(c.objective.max_scale)))
         params, opt_state = select(finite, (params, opt_state), (state.params, state.opt_state))
-        ema = None if state.ema is None else optax.incremental_update(params, state.ema, 1 - c.optim.ema_decay)
+        ema = average(state.ema, params, c.optim.ema_decay)
         bank = memory.push(
             state.bank,
             write=finite,
@@ -144,6 +135,20 @@ def build(config: Config, vocab_size: int, mesh: Mesh) -> Trainer:
     return Trainer(config, vocab_size, mesh)
 
 
+def encode(model: Model, params: dict[str, Any], batch: Batch) -> Pairs:
+    """Both towers over a batch."""
+    text = batch.inputs["text"]
+    assert text.mask is not None
+    return Pairs(
+        anchor=model.encode_image(params, batch.inputs["image"].values),
+        text=model.encode_text(params, text.values, text.mask),
+        ids=text.values,
+        mask=text.mask,
+        caption_id=batch.caption_id,
+        anchor_id=batch.anchor_id,
+    )
+
+
 def group_norms(grads: dict[str, Any]) -> Metrics:
     """Gradient norm of the model, and of the policy where there is one."""
     label = groups(grads)
@@ -155,8 +160,11 @@ def group_norms(grads: dict[str, Any]) -> Metrics:
     return {"grad_norm": norm("model")} | ({"grad_norm_policy": norm("policy")} if "policy" in grads else {})
 
 
+def average(old: dict[str, Any] | None, new: dict[str, Any], decay: float | None) -> dict[str, Any] | None:
+    """decay * old + (1 - decay) * new; None where no average is kept."""
+    return None if old is None or decay is None else jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, old, new)
+
+
 def select(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
     """new where the condition holds, else old, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
-
-
