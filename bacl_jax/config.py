@@ -53,7 +53,7 @@ class DataConfig:
     augment_shift: Share = 0.1  # crop centre moves by up to this share of the side; 0: none
     augment_flip: bool = False  # mirror at random; wrong for captions that say left or right
     threads: Positive = changeable(2)  # readers of the grain pipeline
-    prefetch: Positive = changeable(4)  # batches read ahead; < bns.list_delay when partners are drawn
+    prefetch: Positive = changeable(4)  # batches read ahead; with threads less than bns.list_delay when partners are drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,15 +163,15 @@ class TrainConfig:
         1.0
     )  # also save when so much time has passed, looked at when a line is logged; None: never
     keep: Positive = changeable(2)  # newest checkpoints kept, beside the best
-    keep_best: str | None = changeable("i2t_R@1")  # metric of the `retrieval` task on validation; None: newest only
+    keep_best: str | None = changeable("i2t_R@1")  # metric of the `retrieval` task on eval.split, more is better; None: newest only
     halt_after_nonfinite: Positive = changeable(20)  # consecutive skipped steps before the run stops
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
     data: Annotated[int, Range(-1)] = changeable(-1)  # devices along the batch; -1: those that remain
-    fsdp: Positive = changeable(1)  # devices over which parameters are sharded too
-    tensor: Positive = changeable(1)  # devices inside one layer
+    fsdp: Positive = changeable(1)  # a second batch axis so far: parameters are replicated over it
+    tensor: Positive = changeable(1)  # devices that repeat the same work so far
 
 
 @dataclasses.dataclass(frozen=True)

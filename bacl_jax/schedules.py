@@ -24,9 +24,10 @@ def curriculum(u: Array | float, config: BNSConfig) -> Float[Array, ""]:
 
 
 def partner_share(step: int, steps: int, config: BNSConfig) -> float:
-    """Share of the batch's rows that drawn partners replace (channel c): 0 while alpha > 0, then up to config.partner_share.
+    """Share of the batch's rows that drawn partners replace (channel c).
 
-    Rises linearly in u from 0 at the start to its full value at u = 1/2. Host side, a plain float.
+    Rises linearly in u from 0 at the start to config.partner_share at u = 1/2, where the curriculum turns to hard
+    candidates; what is drawn before is easy. Host side, a plain float.
     """
     if not config.enabled:
         return 0.0

@@ -1,6 +1,6 @@
 """The part that all runs share: plain CLIP (InfoNCE) on the emoji pairs. The other files change what their first line says.
 
-Every field can be set on the command line: `--config.optim.lr=1e-3`, `--config.data.vendors="('Goog','Noto')"`,
+Every field can be set on the command line: `--config.optim.lr=1e-3`, `--config.data.vendors="('Goog','Twtr')"`,
 `--config.train.save_minutes=None`. (c) = may be changed when a workdir is resumed; any other change is refused.
 """
 
@@ -152,8 +152,8 @@ def train() -> ConfigDict:
 def mesh() -> ConfigDict:
     mesh = ConfigDict()
     mesh.data = -1  # (c) devices along the batch; -1: those that remain
-    mesh.fsdp = 1  # (c) devices over which parameters are sharded too
-    mesh.tensor = 1  # (c) devices inside one layer
+    mesh.fsdp = 1  # (c) a second batch axis so far: parameters are replicated over it
+    mesh.tensor = 1  # (c) devices that repeat the same work so far
     return mesh
 
 

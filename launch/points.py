@@ -46,11 +46,7 @@ def result(point: Point, workdir: Path, steps: int) -> dict[str, Any] | None:
     for file in files:
         metrics |= {k: v for k, v in json.loads(file.read_text())["metrics"].items() if k != "n"}
     log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    times = [
-        (b["wall_seconds"] - a["wall_seconds"]) / (b["step"] - a["step"])
-        for a, b in itertools.pairwise(log)
-        if b["step"] > a["step"]
-    ]
+    times = [(b["wall_seconds"] - a["wall_seconds"]) / (b["step"] - a["step"]) for a, b in itertools.pairwise(log) if b["step"] > a["step"]]
     return {**point.labels, "steps": steps, "step_ms": 1e3 * statistics.median(times) if times else float("nan"), **metrics}
 
 

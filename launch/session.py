@@ -2,11 +2,8 @@
 
 import dataclasses
 import functools
-import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -50,7 +47,7 @@ class Run:
             batches=self.batches,
             rows=len(self.dataset.train),
             checkpoints=checkpoints,
-            tokenizer=tokenizer_json(self.tokenizer),
+            tokenizer=self.tokenizer.to_json(),
             evaluate=self.evaluate if evaluated else None,
             headline=f"{split}/retrieval/{config.train.keep_best or 'i2t_R@1'}" if evaluated else None,
         )
@@ -108,19 +105,7 @@ def open_run(config: Config, checkpoints: Checkpoints) -> Run:
     if not len(dataset.train):
         raise ConfigError(f"config.data.path = {config.data.path!r}: no row is for training ({dataset.description})")
     if checkpoints.steps():
-        tokenizer = tokenizer_from_json(checkpoints.read_json("tokenizer"))
+        tokenizer = Tokenizer.from_json(checkpoints.read_json("tokenizer"))
     else:
         tokenizer = Tokenizer.train([dataset.captions[i] for i in dataset.train_caption], config.data)
     return Run(config, dataset, tokenizer, build(config, tokenizer.vocab_size, mesh))
-
-
-def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save(Path(folder) / "tokenizer.json")
-        return json.loads((Path(folder) / "tokenizer.json").read_text(encoding="utf-8"))
-
-
-def tokenizer_from_json(stored: dict[str, Any]) -> Tokenizer:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "tokenizer.json").write_text(json.dumps(stored), encoding="utf-8")
-        return Tokenizer.load(Path(folder) / "tokenizer.json")

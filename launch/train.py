@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bacl_jax.config import ConfigError, from_config_dict
-from bacl_jax.train.checkpoint import Checkpoints, claim_workdir
+from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir
 from bacl_jax.train.hooks import Preemption
 from launch import command, session
 
@@ -30,10 +30,11 @@ def main() -> None:
         raise ConfigError("--config and --workdir must be given: --config=configs/emoji_bacl.py --workdir=runs/bacl; --help tells more")
     config = from_config_dict(CONFIG.value)
     with Preemption() as preemption:
-        claim_workdir(WORKDIR.value, config)
-        (Path(WORKDIR.value) / "done").unlink(missing_ok=True)  # a finished run may go on with more steps
+        check_workdir(WORKDIR.value, config)
         with Checkpoints(WORKDIR.value, keep=config.train.keep) as checkpoints:
             run = session.open_run(config, checkpoints)
+            claim_workdir(WORKDIR.value, config)
+            (Path(WORKDIR.value) / "done").unlink(missing_ok=True)  # a finished run may go on with more steps
             outcome = run.loop(checkpoints).run(preemption)
     if outcome.status == "preempted":
         print("preempted, resume with the same command")

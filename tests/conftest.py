@@ -1,8 +1,12 @@
 """Eight fake CPU devices, no silent broadcasting between ranks, and every annotated shape of the package checked at run time."""
 
 import os
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # shared with the processes that the tests start: many run the same program
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="bacl_jax-test-cache-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax
 from jaxtyping import install_import_hook

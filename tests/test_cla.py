@@ -79,10 +79,9 @@ def test_local_loss_equals_numpy():
 
 def test_gradient_flows_through_delta():
     plus, minus = attention(0), attention(1)
-    grads = {b: jax.grad(lambda m, b=b: local(m, plus, beta=b))(minus) for b in (0.0, 1.0)}
-    assert float(jnp.abs(grads[0.0] - grads[1.0]).max()) > 1e-4
-    slope = jax.grad(lambda b: jnp.square(jax.grad(lambda m: local(m, plus, beta=b))(minus)).sum())(1.0)
-    assert abs(float(slope)) > 1e-3
+    grads = [jax.grad(lambda m, b=b: local(m, plus, beta=b))(minus) for b in (0.0, 0.5, 1.0)]
+    assert float(jnp.abs(grads[0] - grads[1]).max()) > 1e-3
+    assert float(jnp.abs(grads[1] - grads[2]).max()) > 1e-3
 
 
 @pytest.mark.parametrize(("stop", "flows"), [("none", True), ("positive", False), ("all", False)])

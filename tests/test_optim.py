@@ -11,7 +11,7 @@ from bacl_jax.optim import decay_mask, groups, make_optimizer
 
 
 def test_only_matrices_and_embeddings_decay():
-    params = Model(tiny.config(), tiny.VOCABULARY).init(jax.random.key(0))
+    params = jax.eval_shape(Model(tiny.config(), tiny.VOCABULARY).init, jax.random.key(0))
     mask = jax.tree_util.tree_flatten_with_path(decay_mask(params))[0]
     decayed = {jax.tree_util.keystr(p, simple=True, separator="/") for p, on in mask if on}
     assert "towers/text/embedding" in decayed

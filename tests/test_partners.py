@@ -8,8 +8,10 @@ import numpy as np
 import tiny
 
 from bacl_jax.config import BNSConfig
+from bacl_jax.mesh import to_global
 from bacl_jax.objective import bank as memory
 from bacl_jax.objective.partners import partner_lists
+from bacl_jax.train.step import build
 
 
 def full_bank(size=60, filled=50, dim=8, captions=20):
@@ -63,11 +65,9 @@ def test_tiles_change_nothing():
 
 
 def test_trainer_gives_rows_of_the_source():
-    from bacl_jax.config import MeshConfig
-    from bacl_jax.mesh import make_mesh, to_global
-    from bacl_jax.train.step import build
-
-    trainer = build(tiny.config(), tiny.VOCABULARY, make_mesh(MeshConfig()))
+    bns = BNSConfig(enabled=True, k=4, pool=12, partner_k=3, reweight=False, hidden=8)
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), ("data", "fsdp", "tensor"))
+    trainer = build(dataclasses.replace(tiny.plain(), objective=dataclasses.replace(tiny.plain().objective, bns=bns)), tiny.VOCABULARY, mesh)
     state = trainer.init(0)
     for i in range(2):
         state, _ = trainer.step(state, to_global(trainer.mesh, tiny.batch(i)))

@@ -76,8 +76,8 @@ def test_bank_holds_the_last_rows_in_their_slots(trainer):
 
 
 def test_scale_is_projected_after_the_update():
-    config = dataclasses.replace(tiny.config(), optim=OptimConfig(lr=1.0, warmup_steps=0))
-    t = build(dataclasses.replace(config, objective=dataclasses.replace(config.objective, max_scale=15.0)), tiny.VOCABULARY, one_device())
+    config = dataclasses.replace(tiny.plain(max_scale=15.0), optim=OptimConfig(lr=1.0, warmup_steps=0))
+    t = build(config, tiny.VOCABULARY, one_device())
     state = t.init(0)
     for i in range(5):
         state, metrics = t.step(state, to_global(t.mesh, tiny.batch(i)))
@@ -85,23 +85,21 @@ def test_scale_is_projected_after_the_update():
 
 
 def test_same_seed_same_towers_whatever_the_objective(trainer):
-    objective = tiny.config().objective
-    off = {part: dataclasses.replace(getattr(objective, part), enabled=False) for part in ("bns", "cla")}
-    plain, full = build(tiny.config(**off), tiny.VOCABULARY, one_device()).init(7), trainer.init(7)
+    plain, full = build(tiny.plain(), tiny.VOCABULARY, one_device()).init(7), trainer.init(7)
     chex.assert_trees_all_equal(plain.params["towers"], full.params["towers"])
     assert set(full.params) - set(plain.params) == {"policy", "cross_attention"}
 
 
 @pytest.mark.parametrize("change", [{"kind": "sigmoid", "init_scale": 10.0}, {"same_id": "mask"}])
 def test_other_objectives_run(change):
-    t = build(tiny.config(**change), tiny.VOCABULARY, one_device())
+    t = build(tiny.plain(**change), tiny.VOCABULARY, one_device())
     state, metrics = t.step(t.init(0), to_global(t.mesh, tiny.batch(0)))
     assert np.isfinite(float(metrics["loss"]))
     assert int(state.skipped) == 0
 
 
 def test_average_follows_the_parameters():
-    config = dataclasses.replace(tiny.config(), optim=OptimConfig(ema_decay=0.5))
+    config = dataclasses.replace(tiny.plain(), optim=OptimConfig(ema_decay=0.5))
     t = build(config, tiny.VOCABULARY, one_device())
     state = t.init(0)
     first = jax.device_get(state.params)

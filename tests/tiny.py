@@ -29,6 +29,11 @@ def config(**objective) -> Config:
     )
 
 
+def plain(**objective) -> Config:
+    """InfoNCE alone: compiles in a few seconds."""
+    return config(bns=BNSConfig(), cla=CLAConfig(), **objective)
+
+
 def batch(seed: int = 0, size: int = 16, captions: int = 10) -> Batch:
     """Random pictures; captions BOS words EOS that repeat, so that a row has several positives."""
     r = np.random.default_rng(seed)

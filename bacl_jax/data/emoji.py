@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import itertools
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -19,11 +20,12 @@ from pathlib import Path
 
 import emoji
 import numpy as np
-from absl import logging
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import transforms
 from bacl_jax.data.source import ArraySource, DataError, DataSet, OnSkip, assemble, normalise
+
+log = logging.getLogger("bacl_jax")
 
 OPEN_VENDORS = ("Goog", "Twtr")
 RESTRICTED_VENDORS = ("Appl", "FB", "Joy", "Sams", "Wind")
@@ -152,11 +154,11 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
     """
     check(config)
     if set(config.vendors) & set(RESTRICTED_VENDORS):
-        logging.warning("data.vendors = %s: %s.", config.vendors, LICENCE_NOTE)
+        log.warning("data.vendors = %s: %s.", config.vendors, LICENCE_NOTE)
     folder, version = (Path(config.path), "at " + config.path) if config.path else data_folder()
     rows, skipped = read_rows(folder, config.vendors, config.language)
     rows, images = _decode_all(rows, folder, config, skipped, on_skip)
-    logging.info("emoji: %d pictures, left out: %s", len(rows), skipped)
+    log.info("emoji: %d pictures, left out: %s", len(rows), skipped)
     captions = [row.caption for row in rows]
     keys = [f"{row.vendor}/{row.code}" for row in rows]
 
@@ -187,7 +189,7 @@ def _decode_all(
             if config.on_error == "raise":
                 raise image
             skipped[image.kind] = skipped.get(image.kind, 0) + 1
-            logging.warning("left out: %s", image)
+            log.warning("left out: %s", image)
             if on_skip is not None:
                 on_skip(image)
         else:

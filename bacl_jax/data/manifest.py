@@ -12,6 +12,7 @@ Nothing is invented: rows without a split column are all training rows, and the 
 import csv
 import dataclasses
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,12 +22,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from absl import logging
 from rich.progress import track
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import transforms
 from bacl_jax.data.source import SPLITS, ArraySource, DataError, DataSet, Example, OnSkip, Source, assemble, normalise
+
+log = logging.getLogger("bacl_jax")
 
 KEPT_BYTES = 512 * 2**20  # decoded pictures are kept in memory when they all fit into this
 _THREADS = min(32, 2 * (os.cpu_count() or 1))
@@ -98,7 +100,7 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
         raise ManifestError(manifest, None, found, "add rows or correct those left out", kind="empty")
     _warn_of_leaks(manifest, pairs)
     if skips.counts:
-        logging.warning("%s: %d rows left out: %s", manifest, sum(skips.counts.values()), dict(skips.counts))
+        log.warning("%s: %d rows left out: %s", manifest, sum(skips.counts.values()), dict(skips.counts))
 
     def make_source(rows: Sequence[int]) -> Source:
         chosen = [pairs[i] for i in rows]
@@ -129,7 +131,7 @@ class _Skips:
         if self._raise:
             raise error
         self.counts[error.kind] += 1
-        logging.warning("left out: %s", error)
+        log.warning("left out: %s", error)
         if self._on_skip is not None:
             self._on_skip(error)
 
@@ -245,7 +247,7 @@ def _warn_of_leaks(manifest: Path, pairs: Sequence[Pair]) -> None:
     trained = {pair.anchor_key for pair in pairs if pair.split == "train"}
     leaked = sorted({pair.anchor_key for pair in pairs if pair.split != "train"} & trained)
     if leaked:
-        logging.warning("%s: %d images are both in training and in a hold-out, such as %r", manifest, len(leaked), leaked[0])
+        log.warning("%s: %d images are both in training and in a hold-out, such as %r", manifest, len(leaked), leaked[0])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,6 @@ class Example:
 
 
 @runtime_checkable
-@runtime_checkable
 class Source(Protocol):
     """Random access to pairs; `source[i]` is thread safe and a pure function of i in [0, len)."""
 

@@ -3,8 +3,10 @@
 Dimension legend: n texts, T tokens a text (data.context_length).
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -69,13 +71,23 @@ class Tokenizer:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: the tokenizer cannot be read ({error})", kind="tokenizer") from error
+        return cls.from_json(text, str(path))
+
+    def to_json(self) -> dict[str, Any]:
+        """What `save` writes, as a dict."""
+        return json.loads(self._tokenizer.to_str())
+
+    @classmethod
+    def from_json(cls, stored: str | dict[str, Any], name: str = "tokenizer") -> "Tokenizer":
+        """Inverse of `to_json`. Raises DataError, which calls it `name`, as `load` does."""
+        text = stored if isinstance(stored, str) else json.dumps(stored)
         try:
             tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises plain Exception
-            raise DataError(f"{path}: not a tokenizer file ({error})", kind="tokenizer") from error
+            raise DataError(f"{name}: not a tokenizer file ({error})", kind="tokenizer") from error
         found = tuple(tokenizer.id_to_token(i) for i in range(len(SPECIAL_TOKENS)))
         if found != SPECIAL_TOKENS or tokenizer.truncation is None or tokenizer.padding is None:
-            raise DataError(f"{path}: not a tokenizer of ours: tokens 0 to 3 are {found}, expected {SPECIAL_TOKENS}", kind="tokenizer")
+            raise DataError(f"{name}: not a tokenizer of ours: tokens 0 to 3 are {found}, expected {SPECIAL_TOKENS}", kind="tokenizer")
         return cls(tokenizer, tokenizer.truncation["max_length"])
 
     @property

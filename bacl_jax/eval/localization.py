@@ -27,6 +27,8 @@ from bacl_jax.eval.retrieval import Embeddings, progress
 from bacl_jax.objective import cla
 from bacl_jax.types import Features
 
+log = logging.getLogger("bacl_jax")
+
 aligned_delta = jax.jit(cla.delta_attention)
 THRESHOLD = 0.1  # mean absolute difference of a patch, pixels in [0, 1], above which it belongs to the region
 LARGEST_REGION = 0.5  # share of the patches; pairs with a larger region are left out
@@ -267,7 +269,7 @@ def localization(
     """
     pairs = find_pairs(embeddings)
     if pairs is None:
-        logging.info("localization: %s has no half-true pair with both images in one style; nothing to measure", embeddings.split)
+        log.info("localization: %s has no half-true pair with both images in one style; nothing to measure", embeddings.split)
         return {"n": 0}
     trainer, (ids, mask) = embeddings.trainer, embeddings.tokens
     region, foreground = regions(pairs, trainer.grid, threshold)

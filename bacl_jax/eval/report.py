@@ -24,7 +24,11 @@ STEP_PANELS: dict[str, tuple[tuple[str, str], ...]] = {
         ("loss_match", "matching"),
     ),
     "boundary score of the negatives": (("bs_drawn", "drawn by BNS"), ("bs_uniform", "uniform draw")),
-    "share of the candidates": (("ambiguous_share", "ambiguous"), ("hard_share", "boundary score > 0"), ("hard_mass", "weight on those")),
+    "share of the candidates": (
+        ("ambiguous_share", "ambiguous"),
+        ("hard_share", "boundary score > 0"),
+        ("hard_mass", "weight of those > -eps"),
+    ),
     "gradient norm": (("grad_norm", "model"), ("grad_norm_policy", "policy")),
     "schedules": (("alpha", "alpha"), ("temperature", "temperature")),
 }

@@ -1,10 +1,7 @@
 """From a workdir back to everything that evaluation needs."""
 
 import dataclasses
-import json
 import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from bacl_jax import data
@@ -41,14 +38,7 @@ def restore(workdir: str | os.PathLike[str], step: int | None = None, config: Co
     config = config or stored
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step = checkpoints.checked_step(step)
-        tokenizer = _tokenizer(checkpoints.read_json("tokenizer", step))
+        tokenizer = Tokenizer.from_json(checkpoints.read_json("tokenizer", step))
         trainer = build(config, tokenizer.vocab_size, make_mesh(config.mesh))
         step, params = checkpoints.restore_params(trainer.abstract_state().params, step)
     return Restored(config, tokenizer, data.load(config.data), trainer, params, step)
-
-
-def _tokenizer(stored: dict[str, Any]) -> Tokenizer:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokenizer.json"
-        path.write_text(json.dumps(stored), encoding="utf-8")
-        return Tokenizer.load(path)

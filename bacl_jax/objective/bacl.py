@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from bacl_jax.config import ObjectiveConfig
 from bacl_jax.objective import bns, cla, infonce
@@ -28,6 +28,12 @@ class Pairs:
     mask: Array  # bool [B, T]
     caption_id: Array  # uint32 [B, 2]
     anchor_id: Array  # uint32 [B, 2]
+
+
+def even_rows(size: int, share: float) -> Int[Array, " n"]:
+    """round(share * size) rows, at least one, spread evenly over the batch and so over its shards."""
+    count = max(round(share * size), 1)
+    return jnp.arange(count) * size // count
 
 
 def _sample(pairs: Pairs, s: Array, policy: bns.PolicyFn, key: Array, alpha: Array, config: ObjectiveConfig) -> tuple[bns.Draw, bns.Draw]:
@@ -54,7 +60,7 @@ def _from_bank(
     (an ablation) the bank's own, old embedding is used instead.
     """
     size = pairs.ids.shape[0]
-    rows = jnp.arange(0, size, max(round(1 / config.bns.drawn_share), 1))
+    rows = even_rows(size, config.bns.drawn_share)
     z = pairs.anchor.pooled[rows]
     allowed = ~positives(pairs.caption_id[rows], pairs.anchor_id[rows], bank.caption_id, bank.anchor_id)
     allowed &= representative(bank.caption_id, bank.filled)[None]
@@ -75,7 +81,7 @@ def local_terms(pairs: Pairs, drawn: bns.Draw | None, s: Array, attend: Callable
     Without BNS the negative is the most similar caption of the batch that is not a positive.
     """
     size = pairs.ids.shape[0]
-    rows = jnp.arange(0, size, max(round(1 / config.cla.row_share), 1))
+    rows = even_rows(size, config.cla.row_share)
     if drawn is None:
         blocked = positives(pairs.caption_id, pairs.anchor_id, pairs.caption_id, pairs.anchor_id)
         negative, found = jnp.where(blocked, -2.0, s).argmax(1)[rows], (~blocked).any(1)[rows]

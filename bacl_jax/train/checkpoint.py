@@ -261,11 +261,16 @@ def _wait_for_process_0(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def claim_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
-    """Writes DIR/config.json; ConfigError if the workdir belongs to a config that differs in more than changeable fields."""
-    path = Path(workdir) / "config.json"
-    if path.exists():
+def check_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
+    """ConfigError if the workdir belongs to a config that differs in more than changeable fields."""
+    if (Path(workdir) / "config.json").exists():
         check_resumable(read_config(workdir), config)
+
+
+def claim_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
+    """Writes DIR/config.json, after `check_workdir`. Comes after the data are read: a run that never started claims nothing."""
+    check_workdir(workdir, config)
+    path = Path(workdir) / "config.json"
     if jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".json.tmp")

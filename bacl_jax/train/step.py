@@ -89,7 +89,7 @@ class Trainer:
         params = cast(dict[str, Any], optax.apply_updates(state.params, updates))
         params["log_scale"] = jnp.minimum(params["log_scale"], jnp.log(jnp.float32(c.objective.max_scale)))
         params, opt_state = select(finite, (params, opt_state), (state.params, state.opt_state))
-        ema = average(state.ema, params, c.optim.ema_decay)
+        ema = select(finite, average(state.ema, params, c.optim.ema_decay), state.ema)
         bank = memory.push(
             state.bank,
             write=finite,

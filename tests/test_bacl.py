@@ -1,0 +1,157 @@
+"""The weighted sum: every part adds what it says, switches leave nothing behind, the text negatives come from where they should."""
+
+import dataclasses
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bacl_jax.config import BNSConfig, CLAConfig, ObjectiveConfig
+from bacl_jax.objective import bank as memory
+from bacl_jax.objective import infonce
+from bacl_jax.objective.bacl import Pairs, bacl_loss, even_rows
+from bacl_jax.objective.similarity import cosine, positives
+from bacl_jax.types import Features
+
+B, D, T, P, M = 12, 8, 6, 9, 20
+
+
+def unit(x):
+    return jnp.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True), jnp.float32)
+
+
+def pairs(seed=0):
+    r = np.random.default_rng(seed)
+    caption = r.integers(0, 9, B)
+    ids = np.stack([[1, 3 + c % 3, 6 + c, 30, 2, 0] for c in caption]).astype(np.int32)
+    mask = jnp.asarray(ids > 0)
+    return Pairs(
+        anchor=Features(pooled=unit(r.normal(size=(B, D))), tokens=jnp.asarray(r.normal(size=(B, P, D)), jnp.float32)),
+        text=Features(pooled=unit(r.normal(size=(B, D))), tokens=jnp.asarray(r.normal(size=(B, T, D)), jnp.float32), mask=mask),
+        ids=jnp.asarray(ids),
+        mask=mask,
+        caption_id=jnp.asarray(np.stack([caption, caption], 1), jnp.uint32),
+        anchor_id=jnp.asarray(np.stack([np.arange(B)] * 2, 1), jnp.uint32),
+    )
+
+
+def full_bank():
+    r = np.random.default_rng(5)
+    return dataclasses.replace(
+        memory.empty(M, T, D),
+        caption_id=jnp.asarray(np.stack([np.arange(M) + 5] * 2, 1), jnp.uint32),
+        anchor_id=jnp.asarray(np.stack([np.arange(M) + 500] * 2, 1), jnp.uint32),
+        index=jnp.arange(M),
+        ids=jnp.tile(jnp.arange(M)[:, None], (1, T)),
+        mask=jnp.ones((M, T), bool),
+        anchor=unit(r.normal(size=(M, D))),
+        text=unit(r.normal(size=(M, D))),
+    )
+
+
+def attend(text, anchor):
+    logits = jnp.einsum("btd,bpd->btp", text.tokens, anchor.tokens)
+    return jax.nn.softmax(logits, axis=-1), logits.mean((1, 2))
+
+
+def encode_text(ids, mask):
+    """Embeds bank row m as the m-th unit vector, so that a column tells which row was drawn."""
+    return Features(pooled=jax.nn.one_hot(ids[:, 0] % D, D), tokens=jnp.zeros((*ids.shape, D)), mask=mask)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def loss(config, bank=None):
+    return bacl_loss(
+        pairs(),
+        bank,
+        log_scale=jnp.log(jnp.float32(10.0)),
+        bias=jnp.float32(-1.0),
+        policy=lambda anchor, candidates, s, boundary: jnp.zeros_like(s),
+        attend=attend,
+        encode_text=encode_text,
+        key=jax.random.key(0),
+        progress=jnp.float32(1.0),
+        config=config,
+    )
+
+
+BNS = BNSConfig(enabled=True, k=4, pool=8, reweight=False)
+
+
+def test_everything_off_is_the_mean_of_both_directions():
+    p = pairs()
+    total, metrics = loss(ObjectiveConfig())
+    logits, positive = 10 * cosine(p.anchor.pooled, p.text.pooled), positives(p.caption_id, p.anchor_id, p.caption_id, p.anchor_id)
+    expected = (infonce.direction(logits, positive).mean() + infonce.direction(logits.T, positive).mean()) / 2
+    chex.assert_trees_all_close(total, expected, rtol=1e-5)
+    assert set(metrics) == {"loss", "loss_contrast", "loss_floor", "log_batch"}
+
+
+def test_bns_without_a_channel_leaves_the_contrastive_term():
+    total, metrics = loss(ObjectiveConfig(bns=BNS))
+    chex.assert_trees_all_close(metrics["loss_contrast"], loss(ObjectiveConfig())[1]["loss_contrast"])
+    chex.assert_trees_all_close(total, metrics["loss_contrast"] + metrics["loss_policy"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["infonce", "sigmoid"])
+def test_each_channel_adds_negatives(kind):
+    plain = loss(ObjectiveConfig(kind=kind))[1]["loss_contrast"]
+    a = loss(ObjectiveConfig(kind=kind, bns=dataclasses.replace(BNS, reweight=True)))[1]["loss_contrast"]
+    b = loss(ObjectiveConfig(kind=kind, bns=dataclasses.replace(BNS, drawn_share=0.5)), bank=full_bank())[1]["loss_contrast"]
+    assert float(a) > float(plain)
+    assert float(b) > float(plain)
+
+
+def test_drawn_captions_are_encoded_again_unless_stale():
+    bank = full_bank()
+
+    config = ObjectiveConfig(bns=dataclasses.replace(BNS, drawn_share=0.5))
+    grad = jax.grad(lambda text: loss(config, bank=dataclasses.replace(bank, text=text))[0])(bank.text)
+    assert float(jnp.abs(grad).max()) == 0  # the bank's own embeddings only choose
+    stale = loss(ObjectiveConfig(bns=dataclasses.replace(BNS, drawn_share=0.5, stale=True)), bank=bank)[0]
+    fresh = loss(ObjectiveConfig(bns=dataclasses.replace(BNS, drawn_share=0.5)), bank=bank)[0]
+    assert float(jnp.abs(stale - fresh)) > 1e-4
+
+
+def test_an_empty_bank_changes_nothing():
+    config = ObjectiveConfig(bns=dataclasses.replace(BNS, drawn_share=0.5))
+    plain = loss(ObjectiveConfig())[1]["loss_contrast"]
+    chex.assert_trees_all_close(loss(config, bank=memory.empty(M, T, D))[1]["loss_contrast"], plain, rtol=1e-6)
+
+
+def test_cla_adds_its_weighted_terms_and_works_without_bns():
+    for bns in (BNSConfig(), BNS):
+        config = ObjectiveConfig(bns=bns, cla=CLAConfig(enabled=True, row_share=0.5, lambda_local=0.2, lambda_match=0.7))
+        total, m = loss(config)
+        expected = m["loss_contrast"] + 0.2 * m["loss_local"] + 0.7 * m["loss_match"] + m.get("loss_policy", 0)
+        chex.assert_trees_all_close(total, expected, rtol=1e-5)
+        assert float(m["loss_match"]) > 0
+
+
+def test_the_weight_q_carries_no_gradient_into_the_contrastive_term():
+    """d L_contrast / d policy = 0: the policy learns from its own loss alone."""
+    config = ObjectiveConfig(bns=dataclasses.replace(BNS, reweight=True))
+
+    def contrast(gain):
+        return bacl_loss(
+            pairs(),
+            None,
+            log_scale=jnp.float32(2.0),
+            bias=None,
+            policy=lambda anchor, candidates, s, boundary: gain * s,
+            attend=attend,
+            encode_text=encode_text,
+            key=jax.random.key(0),
+            progress=jnp.float32(0.5),
+            config=config,
+        )[1]["loss_contrast"]
+
+    assert float(jax.jit(jax.grad(contrast))(jnp.float32(1.0))) == 0
+
+
+@pytest.mark.parametrize(("size", "share", "rows"), [(8, 0.5, [0, 2, 4, 6]), (8, 1.0, list(range(8))), (10, 0.4, [0, 2, 5, 7]), (3, 0.01, [0])])
+def test_even_rows(size, share, rows):
+    assert even_rows(size, share).tolist() == rows
