@@ -9,7 +9,9 @@
 --workers  runs at a time, each on its share of the cores
 """
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from absl import flags
@@ -27,9 +29,13 @@ def main() -> None:
     folder, kept = Path(WORKDIR.value), Path(RESULTS.value)
     kept.mkdir(parents=True, exist_ok=True)
     if PHASE.value == "tune":
+        shared: dict[str, Any] = {}  # the method's trials run on the recipe that is best for the baseline
         for side, search in ((study.BASELINE, study.recipes), (study.METHOD, study.methods)):
-            table = points.run(compare_points.trials(side, search), folder, workers=WORKERS.value)
-            keep(table, kept / "trials.parquet")
+            trials = compare_points.trials(side, search, shared)
+            keep(points.run(trials, folder, workers=WORKERS.value), kept / "trials.parquet")
+            best = compare_points.best_trial(read(kept / "trials.parquet"), trials)
+            print(f"best of {side}: {json.dumps(best)}")
+            shared = shared or best
     elif PHASE.value == "run":
         for stage in (compare_points.main_pairs, compare_points.equal_time, compare_points.ablations, compare_points.vendor):
             finished = read(kept / "runs.parquet")

@@ -1,5 +1,6 @@
 """Which runs the comparison consists of, in the order in which they are worth having."""
 
+import json
 import math
 import random
 from collections.abc import Callable, Mapping
@@ -14,8 +15,17 @@ from launch.points import Point
 LABELS = ["holdout", "variant", "budget", "seed"]
 
 
-def point(variant: str, seed: int, *, holdout: str = "compositional", budget: str = "steps", steps: int, split: str = "test",
-          extra: Mapping[str, Any] | None = None) -> Point:  # fmt: skip
+def point(
+    variant: str,
+    seed: int,
+    *,
+    holdout: str = "compositional",
+    budget: str = "steps",
+    steps: int,
+    split: str = "test",
+    localised: bool = False,
+    extra: Mapping[str, Any] | None = None,
+) -> Point:
     """One run: only its last step is evaluated and saved."""
     config, changes = study.VARIANTS[variant]
     overrides = {
@@ -26,23 +36,35 @@ def point(variant: str, seed: int, *, holdout: str = "compositional", budget: st
         "train.steps": steps,
         "train.eval_every": 0,
         "train.keep_best": None,
-        "eval.split": split,
+        "eval.report": split,
+        "eval.plots": False,
+        "eval.tasks": ("retrieval", "halftrue", "localization")[: 3 if localised else 2],
+        "train.save_every": steps,
     }
-    return Point(config, overrides, dict(zip(LABELS, (holdout, variant, budget, seed), strict=True)))
+    labels = dict(zip(LABELS, (holdout, variant, budget, seed), strict=True))
+    return Point(config, overrides, {**labels, "settings": json.dumps(dict(extra or {}))}, "-".join(map(str, labels.values())))
 
 
-def trials(side: str, search: Callable[[random.Random], dict[str, Any]]) -> list[Point]:
-    """The search of one side, on validation; `budget` numbers the trials."""
+def trials(side: str, search: Callable[[random.Random], dict[str, Any]], shared: Mapping[str, Any]) -> list[Point]:
+    """The search of one side on top of `shared`, on validation; `budget` numbers the trials, `settings` says what they tried."""
     return [
-        point(side, seed, budget=f"trial{number}", steps=study.STEPS, split="validation", extra=trial)
+        point(side, seed, budget=f"trial{number}", steps=study.STEPS, split="validation", extra={**shared, **trial})
         for number, trial in enumerate(study.trials(search))
         for seed in study.TUNING_SEEDS
     ]
 
 
+def best_trial(finished: pd.DataFrame, points: list[Point]) -> dict[str, Any]:
+    """What the best of these trials had set, by the mean of study.OBJECTIVE."""
+    value = finished.assign(value=finished[list(study.OBJECTIVE)].mean(axis=1)).groupby(["variant", "budget"]).value.mean()
+    best = max(points, key=lambda p: value.get((p.labels["variant"], p.labels["budget"]), float("-inf")))
+    return json.loads(best.labels["settings"])
+
+
 def main_pairs(finished: pd.DataFrame) -> list[Point]:
     """InfoNCE and BACL over all seeds, pair by pair."""
-    return [point(variant, seed, steps=study.STEPS) for seed in study.SEEDS for variant in (study.BASELINE, study.METHOD)]
+    both = (study.BASELINE, study.METHOD)
+    return [point(variant, seed, steps=study.STEPS, localised=True) for seed in study.SEEDS for variant in both]
 
 
 def equal_time(finished: pd.DataFrame) -> list[Point]:

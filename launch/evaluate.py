@@ -7,7 +7,7 @@
 --step     the checkpoint; the newest readable one if left out.
 --tasks    of retrieval, halftrue, localization; those of the run's eval.tasks if left out.
 --config.<field>=<value> changes a field that may differ from the training's: data.path, eval.*, mesh.*. The split is
-eval.split if it is given here, else test.
+eval.split if it is given here, else eval.report, by default test.
 
 Writes DIR/eval/<step>/<task>.json. Exit codes: 0 done, 2 bad usage or config, else a crash.
 """

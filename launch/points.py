@@ -19,16 +19,12 @@ import rich.progress
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One run: a config file and what it changes there. `labels` go to the results table as they are."""
+    """One run: a config file, what it changes there, and its folder's name. `labels` go to the results table as they are."""
 
     config: str
     overrides: Mapping[str, Any]
     labels: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Folder of the run, from its labels."""
-        return "-".join(str(v) for v in self.labels.values())
+    name: str
 
 
 def command(point: Point, workdir: Path) -> list[str]:
@@ -38,7 +34,10 @@ def command(point: Point, workdir: Path) -> list[str]:
 
 
 def result(point: Point, workdir: Path, steps: int) -> dict[str, Any] | None:
-    """The row of a finished point: labels, steps, milliseconds a step, metrics. None while it is not finished."""
+    """The row of a finished point: labels, steps, milliseconds a step, metrics. None while it is not finished.
+
+    launch.train writes DIR/done last.
+    """
     files = sorted((workdir / "eval" / str(steps)).glob("*.json"))
     if not files or not (workdir / "done").exists():
         return None
@@ -72,8 +71,7 @@ def run(points: Iterable[Point], folder: Path, *, workers: int) -> pd.DataFrame:
                 with (workdir / "output.txt").open("a") as output:
                     process = subprocess.Popen(command(point, workdir), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
                     os.sched_setaffinity(process.pid, mine)
-                    if process.wait() == 0:
-                        (workdir / "done").touch()
+                    process.wait()
             if (found := result(point, workdir, steps)) is None:
                 print(f"failed twice: {point.name}, see {workdir / 'output.txt'}", file=sys.stderr)
             return found

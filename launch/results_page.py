@@ -73,5 +73,8 @@ def ablation_table(runs: pd.DataFrame, holdout: str) -> str:
 def trial_table(trials: pd.DataFrame) -> str:
     """Every trial of the search, on validation."""
     shown = metrics_of(trials)
-    rows = [[*(str(row[c]) for c in ("variant", "budget", "seed")), *(f"{row[m]:.1f}" for m in shown)] for row in trials.to_dict("records")]
-    return statistics.markdown(rows, ["side", "trial", "seed", *shown])
+    rows = [
+        [*(str(row[c]) for c in ("variant", "budget", "seed", "settings")), *(f"{row[m]:.1f}" for m in shown)]
+        for row in trials.to_dict("records")
+    ]
+    return statistics.markdown(rows, ["side", "trial", "seed", "settings", *shown])

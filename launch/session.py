@@ -23,6 +23,8 @@ from bacl_jax.train.state import TrainState
 from bacl_jax.train.step import Trainer, build
 from bacl_jax.types import Batch
 
+HEAD_STEPS = 300  # of the cross-modal head that localisation gets for a model without one
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -66,9 +68,12 @@ class Run:
         )
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
-        """Results on eval.split while training, named <split>/<task>/<metric>; images of other splits are left out, they take long."""
+        """Results on eval.split while training, named <split>/<task>/<metric>.
+
+        What takes long is left for the report at the end: localisation, and the images of other splits in retrieval.
+        """
         del step
-        tasks, split = self.config.eval.tasks, self.config.eval.split
+        tasks, split = [task for task in self.config.eval.tasks if task != "localization"], self.config.eval.split
         options = {"retrieval": {"all_images": False}} if "retrieval" in tasks else {}
         params = self.trainer.eval_params(state)
         results = suite.evaluate(self.trainer, params, self.dataset, self.tokenizer, self.config, tasks, split, options=options)
@@ -78,8 +83,8 @@ class Run:
         return [name for name, split in self.dataset.splits.items() if len(split.source)]
 
     def reported_split(self) -> str | None:
-        """The test split, else the one that the run evaluates while it trains; None where both are empty."""
-        return next((name for name in ("test", self.config.eval.split) if name in self.filled_splits()), None)
+        """eval.report, else the split that the run evaluates while it trains; None where both are empty."""
+        return next((name for name in (self.config.eval.report, self.config.eval.split) if name in self.filled_splits()), None)
 
     def report(self, workdir: str | os.PathLike[str], params: Any, step: int, tasks: Sequence[str], split: str) -> None:
         """Writes DIR/eval/<step>/<task>.json and DIR/plots, prints the results as a table and where the files are."""
@@ -89,13 +94,14 @@ class Run:
         paths = suite.write(workdir, step, results, config_sha256=sha256(self.config), data=f"{self.config.data.kind}/{split}")
         print(f"step {step}, {split} split of {self.dataset.description}")
         report.print_tables(results)
-        print("\n".join(map(str, [*paths, *report.write_plots(workdir, embeddings)])))
+        plots = report.write_plots(workdir, embeddings) if self.config.eval.plots else []
+        print("\n".join(map(str, [*paths, *plots])))
 
     def options(self, task: str, params: Any) -> dict[str, Any]:
         """Localisation of a model without CLA: the same layers, trained afterwards on its frozen towers."""
         if task != "localization" or self.config.objective.cla.enabled:
             return {}
-        return {"baseline": train_head(self.config, self.dataset, self.tokenizer, params, steps=self.config.train.steps)}
+        return {"baseline": train_head(self.config, self.dataset, self.tokenizer, params, steps=HEAD_STEPS)}
 
 
 def open_run(config: Config, checkpoints: Checkpoints) -> Run:

@@ -152,6 +152,8 @@ def test_the_weight_q_carries_no_gradient_into_the_contrastive_term():
     assert float(jax.jit(jax.grad(contrast))(jnp.float32(1.0))) == 0
 
 
-@pytest.mark.parametrize(("size", "share", "rows"), [(8, 0.5, [0, 2, 4, 6]), (8, 1.0, list(range(8))), (10, 0.4, [0, 2, 5, 7]), (3, 0.01, [0])])
+@pytest.mark.parametrize(
+    ("size", "share", "rows"), [(8, 0.5, [0, 2, 4, 6]), (8, 1.0, list(range(8))), (10, 0.4, [0, 2, 5, 7]), (3, 0.01, [0])]
+)
 def test_even_rows(size, share, rows):
     assert even_rows(size, share).tolist() == rows

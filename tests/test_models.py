@@ -11,7 +11,6 @@ import tiny
 
 from bacl_jax.models import Model
 
-
 BATCH = jax.tree.map(jnp.asarray, tiny.batch())
 IMAGES, TEXT = BATCH.inputs["image"].values, BATCH.inputs["text"]
 
