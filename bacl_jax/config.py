@@ -92,7 +92,7 @@ class BNSConfig:
     reweight: bool = True  # channel (a): in-batch candidates enter the denominator once more, weight k q
     drawn_share: Share = 0.0  # channel (b): share of rows for which a drawn bank caption is re-encoded as an extra column
     stale: bool = False  # ablation: bank embeddings enter the denominator as they are
-    partner_share: Annotated[float, Range(0, 0.9)] = 0.5  # channel (c): share of the batch from partners at the end; 0: off
+    partner_share: Annotated[float, Range(0, 0.9)] = 0.25  # channel (c): share of the batch from partners at the end; 0: off
     partner_k: Positive = 32  # channel (c): partners kept for each id of the bank
     partner_every: Positive = 100  # channel (c): steps between two partner lists
     list_delay: Positive = 8  # channel (c): steps before a new list acts; more than data.prefetch + data.threads

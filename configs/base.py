@@ -89,7 +89,7 @@ def objective() -> ConfigDict:
     bns.reweight = True  # channel (a): in-batch candidates enter the denominator once more, weight k q
     bns.drawn_share = 0.0  # channel (b): share of rows for which a drawn bank caption is re-encoded as an extra column
     bns.stale = False  # ablation: bank embeddings enter the denominator as they are
-    bns.partner_share = 0.5  # channel (c): share of the batch that partners replace at the end of training; 0: off
+    bns.partner_share = 0.25  # channel (c): share of the batch that partners replace at the end of training; 0: off
     bns.partner_k = 32  # channel (c): partners kept for each id of the bank
     bns.partner_every = 100  # channel (c): steps between two partner lists
     bns.list_delay = 8  # channel (c): steps before a new list acts; more than data.prefetch + data.threads
