@@ -154,7 +154,7 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    steps: Positive = changeable(1000)
+    steps: Positive = changeable(1300)
     batch_size: Positive = 256  # global
     log_every: Positive = changeable(10)  # steps
     eval_every: NonNegative = changeable(200)  # steps; 0: only at the end
