@@ -14,13 +14,9 @@ from bacl_jax.mesh import make_mesh, to_global
 from bacl_jax.train.step import build
 
 
-def one_device():
-    return jax.sharding.Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), ("data", "fsdp", "tensor"))
-
-
 @pytest.fixture(scope="module")
 def trainer():
-    return build(tiny.config(), tiny.VOCABULARY, one_device())
+    return build(tiny.config(), tiny.VOCABULARY, tiny.one_device())
 
 
 def test_compiles_once_and_learns(trainer):
@@ -77,7 +73,7 @@ def test_bank_holds_the_last_rows_in_their_slots(trainer):
 
 def test_scale_is_projected_after_the_update():
     config = dataclasses.replace(tiny.plain(max_scale=15.0), optim=OptimConfig(lr=1.0, warmup_steps=0))
-    t = build(config, tiny.VOCABULARY, one_device())
+    t = build(config, tiny.VOCABULARY, tiny.one_device())
     state = t.init(0)
     for i in range(5):
         state, metrics = t.step(state, to_global(t.mesh, tiny.batch(i)))
@@ -85,14 +81,14 @@ def test_scale_is_projected_after_the_update():
 
 
 def test_same_seed_same_towers_whatever_the_objective(trainer):
-    plain, full = build(tiny.plain(), tiny.VOCABULARY, one_device()).init(7), trainer.init(7)
+    plain, full = build(tiny.plain(), tiny.VOCABULARY, tiny.one_device()).init(7), trainer.init(7)
     chex.assert_trees_all_equal(plain.params["towers"], full.params["towers"])
     assert set(full.params) - set(plain.params) == {"policy", "cross_attention"}
 
 
 @pytest.mark.parametrize("change", [{"kind": "sigmoid", "init_scale": 10.0}, {"same_id": "mask"}])
 def test_other_objectives_run(change):
-    t = build(tiny.plain(**change), tiny.VOCABULARY, one_device())
+    t = build(tiny.plain(**change), tiny.VOCABULARY, tiny.one_device())
     state, metrics = t.step(t.init(0), to_global(t.mesh, tiny.batch(0)))
     assert np.isfinite(float(metrics["loss"]))
     assert int(state.skipped) == 0
@@ -100,7 +96,7 @@ def test_other_objectives_run(change):
 
 def test_average_follows_the_parameters():
     config = dataclasses.replace(tiny.plain(), optim=OptimConfig(ema_decay=0.5))
-    t = build(config, tiny.VOCABULARY, one_device())
+    t = build(config, tiny.VOCABULARY, tiny.one_device())
     state = t.init(0)
     first = jax.device_get(state.params)
     state, _ = t.step(state, to_global(t.mesh, tiny.batch(0)))

@@ -1,0 +1,100 @@
+"""The comparison: which runs it consists of, what is kept of them, the page made of it."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from configs.studies import emoji as study
+from launch import compare, compare_points, points, results_page
+
+
+def finished(**more):
+    rows = []
+    for holdout in study.HOLDOUTS:
+        for variant, budget, ms in (
+            (study.BASELINE, "steps", 100),
+            (study.BASELINE, "time", 100),
+            (study.METHOD, "steps", 115),
+            ("bns_a", "steps", 108),
+        ):
+            for seed in study.ABLATION_SEEDS:
+                values = {
+                    "i2t_R@1_all": 50 + seed + (5 if variant != study.BASELINE else 0),
+                    "halftrue_beat_all": 70 + (seed if budget == "steps" else 0),
+                }
+                rows.append(
+                    {"holdout": holdout, "variant": variant, "budget": budget, "seed": seed, "steps": 500, "step_ms": ms, "settings": "{}"}
+                    | values
+                )
+    return pd.DataFrame(rows).assign(**more)
+
+
+def test_both_sides_get_as_many_trials_on_seeds_that_are_not_reported_and_never_see_the_test():
+    sides = [compare_points.trials(side, search, {}) for side, search in ((study.BASELINE, study.recipes), (study.METHOD, study.methods))]
+    assert len(sides[0]) == len(sides[1]) == study.TUNING_TRIALS * len(study.TUNING_SEEDS)
+    assert not set(study.TUNING_SEEDS) & set(study.SEEDS)
+    for one in (*sides[0], *sides[1]):
+        assert one.overrides["eval.report"] == "validation"
+        assert one.overrides.get("eval.split", "validation") == "validation"
+
+
+def test_the_methods_trials_stand_on_the_baselines_best_recipe():
+    trials = compare_points.trials(study.METHOD, study.methods, {"optim.lr": 0.5})
+    assert {one.overrides["optim.lr"] for one in trials} == {0.5}
+    kept = pd.DataFrame([dict(t.labels) | {"i2t_R@1_all": i, "halftrue_beat_all": -0.5 * i} for i, t in enumerate(trials)])
+    assert compare_points.best_trial(kept, trials) == json.loads(trials[-1].labels["settings"])
+
+
+def test_runs_are_paired_and_have_folders_of_their_own():
+    stages = [compare_points.main_pairs, compare_points.equal_time, compare_points.ablations, compare_points.vendor]
+    found = [one for stage in stages for one in stage(finished())]
+    assert len({one.name for one in found}) == len(found)
+    main = compare_points.main_pairs(finished())
+    seeds = {v: [p.overrides["seed"] for p in main if p.labels["variant"] == v] for v in (study.BASELINE, study.METHOD)}
+    assert seeds[study.BASELINE] == seeds[study.METHOD] == list(study.SEEDS)
+
+
+def test_equal_wall_clock_is_steps_times_the_measured_ratio():
+    table = finished()
+    only_steps = table[table.budget == "steps"]
+    assert {one.overrides["train.steps"] for one in compare_points.equal_time(only_steps)} == {int(np.ceil(study.STEPS * 1.15))}
+
+
+def test_kept_rows_are_replaced_by_newer_ones(tmp_path):
+    path = tmp_path / "runs.parquet"
+    compare.keep(finished(), path)
+    compare.keep(finished().head(3).assign(steps=7), path)
+    table = compare.read(path)
+    assert len(table) == len(finished())
+    assert (table.steps == 7).sum() == 3
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_point_counts_when_its_run_said_that_it_is_done(tmp_path):
+    point = points.Point("configs/emoji_clip.py", {"train.steps": 4}, {"seed": 0}, "one")
+    (tmp_path / "eval" / "4").mkdir(parents=True)
+    (tmp_path / "eval" / "4" / "retrieval.json").write_text(json.dumps({"metrics": {"i2t_R@1": 50.0, "n": 8}}))
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": s, "wall_seconds": 2.0 * s}) + "\n" for s in (2, 3, 4)))
+    assert points.result(point, tmp_path, 4) is None
+    (tmp_path / "done").touch()
+    assert points.result(point, tmp_path, 4) == {"seed": 0, "steps": 4, "step_ms": 2000.0, "i2t_R@1": 50.0}
+
+
+def test_the_page_shows_differences_with_intervals():
+    page = results_page.render(finished(), finished().head(2))
+    row = next(line for line in page.splitlines() if line.startswith("| i2t_R@1_all"))
+    assert "+5.0 ± 0.0 * (n = 5)" in row
+    assert "1.15 times" in page
+    assert "| bns_a | 5 | 1.08 |" in page
+    assert "make compare" in results_page.render(pd.DataFrame(), pd.DataFrame())
+
+
+@pytest.mark.parametrize("variant", study.VARIANTS)
+def test_variants_name_fields_that_exist(variant):
+    from bacl_jax.config import Config, flatten
+
+    config, changes = study.VARIANTS[variant]
+    assert set(changes) <= set(flatten(Config()))
+    assert config.startswith("configs/")

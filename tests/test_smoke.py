@@ -1,0 +1,59 @@
+"""Every config file really runs: two steps of it, small, from the data to an evaluation and a checkpoint."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import tiny
+from PIL import Image
+
+from bacl_jax.config import from_config_dict
+from bacl_jax.train.checkpoint import Checkpoints, claim_workdir
+from bacl_jax.train.hooks import Preemption
+from launch import session
+
+CONFIGS = sorted(path.stem for path in Path("configs").glob("*.py") if path.stem not in ("base", "__init__"))
+SMALL = {
+    "train.steps": 2,
+    "train.batch_size": 32,
+    "train.log_every": 1,
+    "train.eval_every": 0,
+    "optim.warmup_steps": 1,
+    "eval.tasks": ("halftrue",),
+    "train.keep_best": None,
+    "model.embed_dim": 16,
+    "model.image.width": 8,
+    "model.image.depth": 1,
+    "model.text.width": 16,
+    "objective.bank_size": 64,
+    "objective.cla.width": 16,
+    "data.image_size": 16,
+    "data.threads": 1,
+    "data.prefetch": 1,
+}
+
+
+def manifest(folder):
+    """24 pairs, two of them for validation."""
+    rows = ["image,caption,split"]
+    for number in range(24):
+        Image.new("RGB", (20, 20), (10 * number, 0, 99)).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,square number {number % 5} of {number % 7},{'train' if number < 22 else 'validation'}")
+    (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
+    return str(folder / "pairs.csv")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_two_steps(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "make_mesh", lambda config: tiny.one_device())  # eight fake ones take eight times as long
+    settings = importlib.import_module(f"configs.{name}").get_config()
+    overrides = dict(SMALL)
+    if name == "manifest":
+        overrides |= {"data.path": manifest(tmp_path), "data.split_column": "split"}
+    settings.update_from_flattened_dict(overrides)
+    config = from_config_dict(settings)
+    claim_workdir(tmp_path / "run", config)
+    with Preemption() as preemption, Checkpoints(tmp_path / "run") as checkpoints:
+        outcome = session.open_run(config, checkpoints).loop(checkpoints).run(preemption)
+        assert (outcome.status, int(outcome.state.step), int(outcome.state.skipped)) == ("done", 2, 0)
+        assert checkpoints.steps() == [2]
