@@ -66,7 +66,7 @@ def test_tiles_change_nothing():
 
 def test_trainer_gives_rows_of_the_source():
     bns = BNSConfig(enabled=True, k=4, pool=12, partner_k=3, reweight=False, hidden=8)
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), ("data", "fsdp", "tensor"))
+    mesh = tiny.one_device()
     trainer = build(
         dataclasses.replace(tiny.plain(), objective=dataclasses.replace(tiny.plain().objective, bns=bns)), tiny.VOCABULARY, mesh
     )
