@@ -26,22 +26,26 @@ WORKERS = flags.DEFINE_integer("workers", 2, "Runs at a time.", lower_bound=1)
 
 
 def main() -> None:
-    folder, kept = Path(WORKDIR.value), Path(RESULTS.value)
+    kept = Path(RESULTS.value)
     kept.mkdir(parents=True, exist_ok=True)
     if PHASE.value == "tune":
         shared: dict[str, Any] = {}  # the method's trials run on the recipe that is best for the baseline
         for side, search in ((study.BASELINE, study.recipes), (study.METHOD, study.methods)):
             trials = compare_points.trials(side, search, shared)
-            keep(points.run(trials, folder, workers=WORKERS.value), kept / "trials.parquet")
+            run(trials, kept / "trials.parquet")
             best = compare_points.best_trial(read(kept / "trials.parquet"), trials)
             print(f"best of {side}: {json.dumps(best)}")
             shared = shared or best
     elif PHASE.value == "run":
         for stage in (compare_points.main_pairs, compare_points.equal_time, compare_points.ablations, compare_points.vendor):
-            finished = read(kept / "runs.parquet")
-            keep(points.run(stage(finished), folder, workers=WORKERS.value), kept / "runs.parquet")
+            run(stage(read(kept / "runs.parquet")), kept / "runs.parquet")
     Path("docs/results.md").write_text(results_page.render(read(kept / "runs.parquet"), read(kept / "trials.parquet")))
     print("docs/results.md")
+
+
+def run(chosen: list[points.Point], path: Path) -> None:
+    """Runs what is missing; each row is kept as soon as it is there."""
+    points.run(chosen, Path(WORKDIR.value), workers=WORKERS.value, keep=lambda row: keep(pd.DataFrame([row]), path))
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -51,8 +55,6 @@ def read(path: Path) -> pd.DataFrame:
 
 def keep(table: pd.DataFrame, path: Path) -> None:
     """Adds rows to the kept table; a row of the same labels is replaced. A reader sees the old file or the whole new one."""
-    if table.empty:
-        return
     both = pd.concat([read(path), table], ignore_index=True)
     both = both.drop_duplicates(compare_points.LABELS, keep="last").sort_values(compare_points.LABELS, ignore_index=True)
     both.to_parquet(path.with_suffix(".tmp"))

@@ -6,15 +6,18 @@ import itertools
 import json
 import os
 import queue
+import runpy
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import rich.progress
+
+from bacl_jax.config import Config, from_config_dict
+from bacl_jax.train.checkpoint import check_workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +52,22 @@ def result(point: Point, workdir: Path, steps: int) -> dict[str, Any] | None:
     return {**point.labels, "steps": steps, "step_ms": 1e3 * statistics.median(times) if times else float("nan"), **metrics}
 
 
-def run(points: Iterable[Point], folder: Path, *, workers: int) -> pd.DataFrame:
-    """Runs what is not finished, `workers` at a time, each on cores of its own; the table of all that is finished.
+def config_of(point: Point) -> Config:
+    """The config that a point trains with. ConfigError where its file or an override is wrong."""
+    settings = runpy.run_path(point.config)["get_config"]()
+    settings.update_from_flattened_dict(dict(point.overrides))
+    return from_config_dict(settings)
 
-    A point that fails is tried once more, then named on stderr and left out. Cost: the sum of the runs over `workers`.
+
+def run(points: Iterable[Point], folder: Path, *, workers: int, keep: Callable[[dict[str, Any]], None]) -> None:
+    """Runs what is not finished, `workers` at a time, each on cores of its own; calls `keep` with the row of each that is.
+
+    A point that fails is tried once more, then named on stderr and left out. ConfigError, before anything runs, where the
+    folder of a point belongs to another config. Cost: the sum of the runs over `workers`.
     """
     points = list(points)
+    for point in points:
+        check_workdir(folder / point.name, config_of(point))
     cores = sorted(os.sched_getaffinity(0))
     shares: queue.Queue[list[int]] = queue.Queue()
     for worker in range(workers):
@@ -79,11 +92,9 @@ def run(points: Iterable[Point], folder: Path, *, workers: int) -> pd.DataFrame:
             shares.put(mine)
 
     columns = (*rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn())
-    rows = []
     with concurrent.futures.ThreadPoolExecutor(workers) as pool, rich.progress.Progress(*columns) as shown:
         task = shown.add_task("runs", total=len(points))
         for found in concurrent.futures.as_completed([pool.submit(one, point) for point in points]):
             shown.advance(task)
-            if found.result() is not None:
-                rows.append(found.result())
-    return pd.DataFrame(rows)
+            if (row := found.result()) is not None:
+                keep(row)
