@@ -123,6 +123,7 @@ class CLAConfig:
     stop_gradient: Literal["none", "positive", "all"] = "none"
     lambda_local: NonNegativeFloat = 0.3
     lambda_match: NonNegativeFloat = 0.3
+    into_towers: bool = False  # both losses reach the towers; False: they train the cross-modal layers alone
 
 
 @dataclasses.dataclass(frozen=True)

@@ -116,6 +116,7 @@ def objective() -> ConfigDict:
     cla.stop_gradient = "none"  # dA lets gradients through, not through its A+ (positive), or not at all (all; then beta = 0)
     cla.lambda_local = 0.3  # weight of the local loss
     cla.lambda_match = 0.3  # weight of the matching loss; 0: off
+    cla.into_towers = False  # both losses reach the towers; False: they train the cross-modal layers alone, as with frozen towers
     return objective
 
 

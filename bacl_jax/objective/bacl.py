@@ -78,8 +78,11 @@ def _from_bank(
 def local_terms(pairs: Pairs, drawn: bns.Draw | None, s: Array, attend: Callable, config: ObjectiveConfig) -> tuple[Array, Array, Metrics]:
     """CLA on an even share of the rows: attention to the own caption against that of the hardest drawn negative.
 
-    Without BNS the negative is the most similar caption of the batch that is not a positive.
+    Without BNS the negative is the most similar caption of the batch that is not a positive. With cla.into_towers = False the
+    token features are cut from the gradient: the towers learn from the contrastive term alone.
     """
+    if not config.cla.into_towers:
+        pairs = jax.lax.stop_gradient(pairs)
     size = pairs.ids.shape[0]
     rows = even_rows(size, config.cla.row_share)
     if drawn is None:
