@@ -91,6 +91,18 @@ def test_pictures_that_do_not_fit_into_memory_are_read_when_asked_for(folder, mo
         lazy.train[1]
 
 
+def test_long_thin_pictures_count_with_their_real_size(folder, monkeypatch):
+    Image.new("RGB", (2000, 8)).save(folder / "thin.png")  # 48,000 bytes, and nothing to shrink; a square of 16 x 16 has 768
+    rows = [*GOOD, ("thin.png", "thin")]
+    pictures = 3 * 20 * 10 * 3 + 2000 * 8 * 3
+    monkeypatch.setattr(manifest, "KEPT_BYTES", pictures - 1)
+    lazy = _load(_write(folder, "csv", rows))
+    assert isinstance(lazy.train, manifest.FileSource)
+    assert lazy.train[4].image.shape == (8, 2000, 3)
+    monkeypatch.setattr(manifest, "KEPT_BYTES", pictures)
+    assert not isinstance(_load(folder / "data.csv").train, manifest.FileSource)
+
+
 def _outside(folder):
     return str((folder.parent / "secret.png").absolute())
 

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import logging
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -81,8 +82,8 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
     """Read the manifest `config.path` and check every row and every picture, by decoding it once.
 
     Cost: the decoding of all pictures, in threads and with a progress bar (about 1 ms for 256 x 256, 10 ms for a photo of 12 megapixels,
-    divided by the cores). Pictures shrunk to 2 * image_size stay in memory if they need at most 512 MiB in all (43,000 at image_size 32);
-    otherwise they are decoded again whenever a batch holds them.
+    divided by the cores). Pictures shrunk to 2 * image_size stay in memory if they need at most 512 MiB in all (43,000 square ones at
+    image_size 32; sides beyond the shorter count in full); otherwise they are decoded again whenever a batch holds them.
 
     Raises ManifestError, naming file, row (the first data row is 1) and remedy; with data.on_error = "skip" a bad row is left out, logged,
     counted by kind in `DataSet.skipped` and passed to `on_skip`. Kinds: columns, encoding, syntax, empty_caption, split, outside,
@@ -214,14 +215,22 @@ def _text(manifest: Path, row: int, column: str, value: object) -> str:
 def _check_pictures(manifest: Path, pairs: list[Pair], config: DataConfig, skips: _Skips) -> tuple[list[Pair], list[np.ndarray] | None]:
     """Decode every file once; (the pairs whose picture is good, their pictures or None if they need more than KEPT_BYTES)."""
     paths = list(dict.fromkeys(pair.path for pair in pairs))
-    keep = len(paths) * (2 * config.image_size) ** 2 * 3 <= KEPT_BYTES
+    lock = threading.Lock()
+    needed = 0
+
+    def fits(size: int) -> bool:
+        """Counts `size` bytes; false from the picture on with which all so far need more than KEPT_BYTES."""
+        nonlocal needed
+        with lock:
+            needed += size
+            return needed <= KEPT_BYTES
 
     def check(path: Path) -> np.ndarray | DataError | None:
         try:
             image = transforms.decode(path, max_pixels=config.max_pixels, max_side=2 * config.image_size)
         except DataError as error:
             return error
-        return image if keep else None
+        return image if fits(image.nbytes) else None
 
     images: dict[Path, np.ndarray] = {}
     errors: dict[Path, DataError] = {}
@@ -235,12 +244,14 @@ def _check_pictures(manifest: Path, pairs: list[Pair], config: DataConfig, skips
                     break
             elif result is not None:
                 images[path] = result
+            else:
+                images.clear()
     for pair in pairs:
         if (error := errors.get(pair.path)) is not None:
             found = f"image {pair.path}: {error}"
             skips.record(ManifestError(manifest, pair.row, found, "replace the file or remove the row", kind=error.kind))
     good = [pair for pair in pairs if pair.path not in errors]
-    return good, [images[pair.path] for pair in good] if keep else None
+    return good, [images[pair.path] for pair in good] if needed <= KEPT_BYTES else None
 
 
 def _warn_of_leaks(manifest: Path, pairs: Sequence[Pair]) -> None:
