@@ -86,13 +86,26 @@ def test_bomb_is_refused_from_the_header():
     assert _decode(content, max_pixels=10_000).shape == (64, 64, 3)
 
 
-def test_beyond_pillows_own_limit_is_a_bomb_too():
+def test_beyond_pillows_own_limit_is_a_bomb_too(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back afterwards
     content = bytearray(_encode(Image.new("1", (1, 1))))
     content[16:24] = (20_000).to_bytes(4, "big") * 2  # width and height of the PNG header
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
-    with pytest.raises(DataError) as caught:
-        _decode(bytes(content), max_pixels=10**10)
+    with pytest.raises(DataError, match=r"data.max_pixels is 399,999,999; shrink the image or raise") as caught:
+        _decode(bytes(content), max_pixels=20_000**2 - 1)
     assert caught.value.kind == "bomb"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP"])
+def test_max_pixels_can_be_raised_above_pillows_own_limit(kind, monkeypatch):
+    for side in (120, 200):  # Pillow warns above its limit and refuses above twice that
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100 * 100)
+        content = _encode(Image.new("RGB", (side, side)), kind)
+        assert _decode(content, max_pixels=side**2).shape == (64, 64, 3)
+        with pytest.raises(DataError) as caught:
+            _decode(content, max_pixels=side**2 - 1)
+        assert caught.value.kind == "bomb"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns of odd metadata

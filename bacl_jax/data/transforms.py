@@ -5,6 +5,7 @@ Dimension legend: B rows of the global batch, S pixels a side.
 
 import io
 import struct
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,17 @@ from bacl_jax.data.source import DataError
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # not all that Pillow reads: its EPS reader, for one, starts another program
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError, struct.error)
 _WHITE = (255, 255, 255)
+_pillow_limit = threading.Lock()
 
 
 def decode(source: Path | bytes, *, max_pixels: int, max_side: int) -> UInt8[np.ndarray, "h w 3"]:
     """Decode one image (the first frame), upright by its EXIF orientation, transparency flattened on white.
 
-    max_pixels: a larger image is refused from its header, before a pixel is decoded.
+    max_pixels: a larger image is refused from its header, before a pixel is decoded. Pillow's own limit is raised to it where it is lower.
     max_side:   a picture whose shorter side is longer than this is shrunk to it (a JPEG already while it is decoded).
     Raises DataError of kind "bomb" or "unreadable"; the message does not name the file, the caller knows more about it.
     """
+    _raise_pillows_limit(max_pixels)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             width, height = image.size
@@ -49,6 +52,16 @@ def decode(source: Path | bytes, *, max_pixels: int, max_side: int) -> UInt8[np.
         size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
         picture = picture.resize(size, Image.Resampling.BOX if shrink > 4 else Image.Resampling.LANCZOS)
     return np.asarray(picture)
+
+
+def _raise_pillows_limit(max_pixels: int) -> None:
+    """Let Pillow, whose own limit holds for the whole process, open what `max_pixels` allows without a warning or a refusal.
+
+    The limit is raised, not removed: Pillow's GIF and WebP readers set memory aside while a file is opened, before its size is known here.
+    """
+    with _pillow_limit:
+        if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+            Image.MAX_IMAGE_PIXELS = max_pixels
 
 
 def _bomb(found: str, max_pixels: int) -> str:
