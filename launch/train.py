@@ -6,7 +6,7 @@
 
 --config   a file with get_config(), see configs/; its fields are set by --config.<field>=<value>
 --workdir  folder of the run: config.json, checkpoints/, metrics.jsonl, tensorboard/, eval/, plots/,
-           done (written last). One that belongs to another config is refused.
+           done (written last). One that belongs to another config, or in which another process trains, is refused.
 
 SIGTERM and Ctrl-C save and leave with exit code 0. Exit codes: 0 done or preempted, 2 bad usage or config, else a crash.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from bacl_jax.config import ConfigError, from_config_dict
-from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir
+from bacl_jax.config import Config, ConfigError, from_config_dict
+from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir, lock_workdir
 from bacl_jax.train.hooks import Preemption
 from launch import command, session
 
@@ -29,21 +29,28 @@ def main() -> None:
     if CONFIG.value is None or WORKDIR.value is None:
         raise ConfigError("--config and --workdir must be given: --config=configs/emoji_bacl.py --workdir=runs/bacl; --help tells more")
     config = from_config_dict(CONFIG.value)
-    with Preemption() as preemption:
-        check_workdir(WORKDIR.value, config)
-        with Checkpoints(WORKDIR.value, keep=config.train.keep) as checkpoints:
-            run = session.open_run(config, checkpoints)
-            claim_workdir(WORKDIR.value, config)
-            (Path(WORKDIR.value) / "done").unlink(missing_ok=True)  # a finished run may go on with more steps
-            outcome = run.loop(checkpoints).run(preemption)
-    if outcome.status == "preempted":
+    with lock_workdir(WORKDIR.value), Preemption() as preemption:
+        finished = train(config, WORKDIR.value, preemption)
+    if not finished:
         print("preempted, resume with the same command")
-        return
+
+
+def train(config: Config, workdir: str, preemption: Preemption) -> bool:
+    """Trains and reports; False if a signal came before the end."""
+    check_workdir(workdir, config)
+    with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
+        run = session.open_run(config, checkpoints)
+        claim_workdir(workdir, config)
+        (Path(workdir) / "done").unlink(missing_ok=True)  # a finished run may go on with more steps
+        outcome = run.loop(checkpoints).run(preemption)
+    if outcome.status == "preempted":
+        return False
     split = run.reported_split()
     if split is not None and config.eval.tasks:
         params = run.trainer.eval_params(outcome.state)
-        run.report(WORKDIR.value, params, outcome.position.step, config.eval.tasks, split)
-    (Path(WORKDIR.value) / "done").touch()
+        run.report(workdir, params, outcome.position.step, config.eval.tasks, split)
+    (Path(workdir) / "done").touch()
+    return True
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from train_fakes import ROWS, TOKENIZER, FakeTrainer, assert_same, tiny_config
 
 from bacl_jax.config import ConfigError, from_config_dict, to_dict
 from bacl_jax.data.order import PartnerList
-from bacl_jax.train.checkpoint import CheckpointError, Checkpoints, Position, claim_workdir, read_config
+from bacl_jax.train.checkpoint import CheckpointError, Checkpoints, Position, claim_workdir, lock_workdir, read_config
 
 CONFIG = tiny_config()
 PARTNERS = (
@@ -213,6 +213,24 @@ def test_a_workdir_belongs_to_its_config(tmp_path):
     with pytest.raises(ConfigError, match=r"config.seed was 0, is now 4; config.optim.lr was 0.002, is now 0.5"):
         claim_workdir(tmp_path, other)
     assert read_config(tmp_path) == longer
+
+
+def test_a_workdir_has_one_process(tmp_path):
+    with lock_workdir(tmp_path / "run"):
+        with (
+            pytest.raises(ConfigError, match=rf"workdir .*run is in use by another process \(pid {os.getpid()}\)"),
+            lock_workdir(tmp_path / "run"),
+        ):
+            pass
+    with lock_workdir(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize("workdir", ["/proc/foo", "{tmp}/file", "{tmp}/file/run"])
+def test_a_workdir_that_cannot_be_written(tmp_path, workdir):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--workdir=.* cannot be written: "), lock_workdir(workdir.format(tmp=tmp_path)):
+        pass
 
 
 def test_no_or_damaged_config_json(tmp_path):

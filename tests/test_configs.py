@@ -3,6 +3,7 @@
 `python tests/test_configs.py` writes the golden files anew.
 """
 
+import fcntl
 import importlib
 import os
 import re
@@ -117,6 +118,16 @@ def test_a_workdir_of_another_config_is_refused(tmp_path):
     done = launch(BACL, f"--workdir={tmp_path}", "--config.train.steps=60")
     assert done.returncode == 2
     assert "config.optim.lr was 0.5, is now 0.002" in done.stderr
+
+
+def test_a_workdir_in_use_is_refused(tmp_path):
+    (tmp_path / "lock").write_text("123\n")
+    with (tmp_path / "lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = launch(BACL, f"--workdir={tmp_path}")
+    assert done.returncode == 2
+    assert done.stderr == f"error: workdir {tmp_path} is in use by another process (pid 123)\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 def test_help_teaches_the_command_and_the_fields():

@@ -8,13 +8,15 @@ A checkpoint becomes visible by one rename, after SHA256SUMS over its items was 
 does not match is set aside under DIR/unreadable with a warning, and the one before is used: orbax itself does not notice a changed byte.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +261,35 @@ def _problem(folder: Path) -> str | None:
 def _wait_for_process_0(what: str) -> None:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes the workdir and keeps other processes from training in it: a lock on DIR/lock that ends with the process, however it ends.
+
+    ConfigError where another process has it, or where the folder cannot be written. With several processes the first one locks for all.
+    """
+    path = Path(workdir) / "lock"
+    if jax.process_index() != 0:
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir} cannot be written: {error.strerror}; take another --workdir") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ConfigError(f"workdir {workdir} is in use by another process (pid {file.read().strip() or 'unknown'})") from None
+        except OSError as error:
+            warnings.warn(f"{path} cannot be locked ({error.strerror}): do not start a second run in this workdir", stacklevel=3)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
 
 
 def check_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
