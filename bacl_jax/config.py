@@ -130,7 +130,7 @@ class CLAConfig:
 class ObjectiveConfig:
     kind: Literal["infonce", "sigmoid"] = "infonce"
     same_id: Literal["positive", "mask"] = "positive"  # rows of one caption or one anchor: positives, or left out
-    init_scale: PositiveFloat = 14.2857  # exp(log_scale) at the start; sigmoid: 10
+    init_scale: PositiveFloat = 7.0  # exp(log_scale) at the start; sigmoid: 10
     max_scale: PositiveFloat = 100.0
     init_bias: float = -10.0  # sigmoid only
     bank_size: Positive = 6144  # slots of the memory bank; any size
@@ -140,10 +140,10 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    lr: PositiveFloat = 2e-3
+    lr: PositiveFloat = 4e-3
     warmup_steps: NonNegative = 50
     end_lr_share: Share = 0.0  # cosine ends at this share of lr
-    weight_decay: NonNegativeFloat = 0.1
+    weight_decay: NonNegativeFloat = 0.3
     b1: Decay = 0.9
     b2: Decay = 0.98
     eps: PositiveFloat = 1e-6

@@ -77,7 +77,7 @@ def objective() -> ConfigDict:
     objective = ConfigDict()
     objective.kind = "infonce"  # contrastive term: infonce, sigmoid
     objective.same_id = "positive"  # rows with one caption or one picture: count as positives, or are left out (mask)
-    objective.init_scale = 14.2857  # inverse temperature at the start; sigmoid: take 10
+    objective.init_scale = 7.0  # inverse temperature at the start; sigmoid: take 10
     objective.max_scale = 100.0  # upper bound of the inverse temperature
     objective.init_bias = -10.0  # sigmoid: bias of the logits at the start
     objective.bank_size = 6144  # slots of the memory bank; any size
@@ -122,10 +122,10 @@ def objective() -> ConfigDict:
 
 def optim() -> ConfigDict:
     optim = ConfigDict()
-    optim.lr = 2e-3  # peak learning rate of AdamW
+    optim.lr = 4e-3  # peak learning rate of AdamW
     optim.warmup_steps = 50  # steps of linear warm-up; a cosine follows
     optim.end_lr_share = 0.0  # the cosine ends at this share of lr
-    optim.weight_decay = 0.1  # decoupled, on matrices alone
+    optim.weight_decay = 0.3  # decoupled, on matrices alone
     optim.b1 = 0.9  # decay of the gradient's mean
     optim.b2 = 0.98  # decay of the gradient's square
     optim.eps = 1e-6  # added to the root of the square

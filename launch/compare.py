@@ -5,7 +5,7 @@
     python -m launch.compare --phase=report                          # docs/results.md again from the kept results
 
 --workdir  folder of the runs; killed at any moment, the same command goes on with what is missing
---results  folder of the kept results: runs.parquet, trials.parquet
+--results  folder of the kept results: runs.parquet, trials.parquet; the page is written beside it
 --workers  runs at a time, each on its share of the cores
 """
 
@@ -39,8 +39,9 @@ def main() -> None:
     elif PHASE.value == "run":
         for stage in (compare_points.main_pairs, compare_points.equal_time, compare_points.ablations, compare_points.vendor):
             run(stage(read(kept / "runs.parquet")), kept / "runs.parquet")
-    Path("docs/results.md").write_text(results_page.render(read(kept / "runs.parquet"), read(kept / "trials.parquet")))
-    print("docs/results.md")
+    page = kept.with_suffix(".md")
+    page.write_text(results_page.render(read(kept / "runs.parquet"), read(kept / "trials.parquet")))
+    print(page)
 
 
 def run(chosen: list[points.Point], path: Path) -> None:
@@ -50,7 +51,7 @@ def run(chosen: list[points.Point], path: Path) -> None:
 
 def read(path: Path) -> pd.DataFrame:
     """The kept table; an empty one where there is none yet."""
-    return pd.read_parquet(path) if path.exists() else pd.DataFrame()
+    return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=[*compare_points.LABELS, "steps", "step_ms"])
 
 
 def keep(table: pd.DataFrame, path: Path) -> None:

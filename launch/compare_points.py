@@ -61,6 +61,15 @@ def best_trial(finished: pd.DataFrame, points: list[Point]) -> dict[str, Any]:
     return json.loads(best.labels["settings"])
 
 
+def longer_steps(finished: pd.DataFrame) -> int:
+    """Steps of InfoNCE that take as long as BACL's: ceil(steps x r), r the measured ratio of a step's time; fixed once they were run."""
+    known = finished[(finished.budget == "time") & (finished.variant == study.BASELINE)]
+    if len(known):
+        return int(known.steps.iloc[0])
+    ratio = step_cost(finished, variant=study.METHOD, baseline=study.BASELINE, holdout="compositional")
+    return math.ceil(study.STEPS * max(ratio, 1.0)) if ratio == ratio else study.STEPS
+
+
 def main_pairs(finished: pd.DataFrame) -> list[Point]:
     """InfoNCE and BACL over all seeds, pair by pair."""
     both = (study.BASELINE, study.METHOD)
@@ -68,11 +77,8 @@ def main_pairs(finished: pd.DataFrame) -> list[Point]:
 
 
 def equal_time(finished: pd.DataFrame) -> list[Point]:
-    """InfoNCE with as many steps as BACL's wall-clock buys: ceil(steps x r), r the measured ratio of a step's time."""
-    ratio = step_cost(finished, variant=study.METHOD, baseline=study.BASELINE, holdout="compositional")
-    known = finished[(finished.budget == "time") & (finished.variant == study.BASELINE)]
-    steps = int(known.steps.iloc[0]) if len(known) else math.ceil(study.STEPS * max(ratio, 1.0))
-    return [point(study.BASELINE, seed, budget="time", steps=steps) for seed in study.SEEDS]
+    """InfoNCE with as many steps as BACL's wall-clock buys."""
+    return [point(study.BASELINE, seed, budget="time", steps=longer_steps(finished)) for seed in study.SEEDS]
 
 
 def ablations(finished: pd.DataFrame) -> list[Point]:
@@ -83,7 +89,7 @@ def ablations(finished: pd.DataFrame) -> list[Point]:
 
 def vendor(finished: pd.DataFrame) -> list[Point]:
     """The held-out vendor: InfoNCE at equal steps and at equal wall-clock, and BACL."""
-    longer = int(finished[finished.budget == "time"].steps.iloc[0])
+    longer = longer_steps(finished)
     runs = ((study.BASELINE, "steps", study.STEPS), (study.METHOD, "steps", study.STEPS), (study.BASELINE, "time", longer))
     return [
         point(variant, seed, holdout="vendor", budget=budget, steps=steps)

@@ -1,11 +1,15 @@
 """docs/results.md, made of the kept results alone."""
 
+import re
+
 import pandas as pd
 
 from bacl_jax.eval import study as statistics
 from configs.studies import emoji as study
 
-METRICS = ("i2t_R@1", "t2i_R@1", "i2t_mAP", "i2t_R@1_all", "halftrue_pairwise", "halftrue_beat_all")
+METRICS = ("i2t_R@1", "t2i_R@1", "i2t_R@1_all", "halftrue_pairwise", "halftrue_beat_all")  # of every table
+ATTENTION = ("ael", "ael_foreground", "ael_token")
+FURTHER = re.compile(r"(i2t|t2i)_(R@|mAP|median)|halftrue_")  # what the main table shows as well
 MISSING = "No runs yet: `make compare` makes them.\n"
 
 
@@ -16,7 +20,7 @@ def render(runs: pd.DataFrame, trials: pd.DataFrame) -> str:
         return "\n".join([*parts, MISSING])
     for holdout in study.HOLDOUTS:
         if (runs.holdout == holdout).any():
-            parts += [f"## Hold-out: {holdout}\n", main_table(runs, holdout), ablation_table(runs, holdout)]
+            parts += [f"## Hold-out: {holdout}\n", main_table(runs, holdout), attention_table(runs, holdout), ablation_table(runs, holdout)]
     if not trials.empty:
         parts += ["## Trials\n", trial_table(trials)]
     return "\n".join(part for part in parts if part)
@@ -26,6 +30,11 @@ def metrics_of(runs: pd.DataFrame) -> list[str]:
     return [m for m in METRICS if m in runs]
 
 
+def all_metrics_of(runs: pd.DataFrame) -> list[str]:
+    """Those of every table first."""
+    return metrics_of(runs) + [m for m in runs if FURTHER.match(m) and m not in METRICS]
+
+
 def mean_of(runs: pd.DataFrame, metric: str) -> str:
     return f"{runs[metric].mean():.1f}" if len(runs) else "-"
 
@@ -33,7 +42,7 @@ def mean_of(runs: pd.DataFrame, metric: str) -> str:
 def main_table(runs: pd.DataFrame, holdout: str) -> str:
     """BACL against InfoNCE: means, and paired differences at equal steps and at equal wall-clock."""
     rows = []
-    for metric in metrics_of(runs):
+    for metric in all_metrics_of(runs):
         chosen = [
             statistics.select(runs, variant=variant, holdout=holdout, budget=budget)
             for variant, budget in ((study.BASELINE, "steps"), (study.BASELINE, "time"), (study.METHOD, "steps"))
@@ -50,6 +59,23 @@ def main_table(runs: pd.DataFrame, holdout: str) -> str:
     note = f"Steps: {', '.join(map(str, steps))}; a BACL step takes {cost:.2f} times an InfoNCE step.\n"
     header = ["metric", "InfoNCE", "InfoNCE, equal time", "BACL", "difference, equal steps", "difference, equal time"]
     return note + "\n" + statistics.markdown(rows, header)
+
+
+def attention_table(runs: pd.DataFrame, holdout: str) -> str:
+    """Localisation: BACL against a head trained afterwards on the frozen towers of its pair, an untrained model, and chance."""
+    ours = statistics.select(runs, variant=study.METHOD, holdout=holdout, budget="steps")
+    theirs = statistics.select(runs, variant=study.BASELINE, holdout=holdout, budget="steps")
+    rows = []
+    for metric in ATTENTION:
+        if metric not in ours or f"{metric}_baseline" not in theirs:
+            continue
+        difference = statistics.interval((ours[metric] - theirs[f"{metric}_baseline"]).dropna().to_numpy())
+        shown = [mean_of(ours, name) if name in ours else "-" for name in (metric, f"{metric}_untrained", f"{metric}_chance")]
+        rows.append([metric, shown[0], mean_of(theirs, f"{metric}_baseline"), *shown[1:], f"{difference} (n = {difference.n})"])
+    if not rows:
+        return ""
+    header = ["metric", "BACL", "head on frozen InfoNCE towers", "untrained", "chance", "BACL minus head"]
+    return "### Where the attention differs\n\n" + statistics.markdown(rows, header)
 
 
 def ablation_table(runs: pd.DataFrame, holdout: str) -> str:

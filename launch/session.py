@@ -87,14 +87,19 @@ class Run:
         return next((name for name in (self.config.eval.report, self.config.eval.split) if name in self.filled_splits()), None)
 
     def report(self, workdir: str | os.PathLike[str], params: Any, step: int, tasks: Sequence[str], split: str) -> None:
-        """Writes DIR/eval/<step>/<task>.json and DIR/plots, prints the results as a table and where the files are."""
+        """Writes DIR/eval/<step>/<task>.json and DIR/plots, prints the results as a table and where the files are.
+
+        Another split than the reported one goes to DIR/eval/<step>/<split>/ and makes no plots.
+        """
         suite.check_tasks(tasks)
         embeddings = Embeddings(self.trainer, params, self.dataset, self.tokenizer, self.config, split, show_progress=True)
         results = {task: suite.TASKS[task](embeddings, **self.options(task, params)) for task in tasks}
-        paths = suite.write(workdir, step, results, config_sha256=sha256(self.config), data=f"{self.config.data.kind}/{split}")
+        main, described = split == self.reported_split(), f"{self.config.data.kind}/{split}"
+        subfolder = "" if main else split  # the results of another split do not replace those of the report
+        paths = suite.write(workdir, step, results, config_sha256=sha256(self.config), data=described, subfolder=subfolder)
         print(f"step {step}, {split} split of {self.dataset.description}")
         report.print_tables(results)
-        plots = report.write_plots(workdir, embeddings) if self.config.eval.plots else []
+        plots = report.write_plots(workdir, embeddings) if main and self.config.eval.plots else []
         print("\n".join(map(str, [*paths, *plots])))
 
     def options(self, task: str, params: Any) -> dict[str, Any]:

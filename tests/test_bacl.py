@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from bacl_jax.config import BNSConfig, CLAConfig, ObjectiveConfig
+from bacl_jax.objective import bacl, bns, infonce
 from bacl_jax.objective import bank as memory
-from bacl_jax.objective import infonce
 from bacl_jax.objective.bacl import Pairs, bacl_loss, even_rows
 from bacl_jax.objective.similarity import cosine, positives
+from bacl_jax.schedules import curriculum
 from bacl_jax.types import Features
 
 B, D, T, P, M = 12, 8, 6, 9, 20
@@ -123,12 +124,77 @@ def test_an_empty_bank_changes_nothing():
 
 
 def test_cla_adds_its_weighted_terms_and_works_without_bns():
-    for bns in (BNSConfig(), BNS):
-        config = ObjectiveConfig(bns=bns, cla=CLAConfig(enabled=True, row_share=0.5, lambda_local=0.2, lambda_match=0.7))
+    for sampler in (BNSConfig(), BNS):
+        config = ObjectiveConfig(bns=sampler, cla=CLAConfig(enabled=True, row_share=0.5, lambda_local=0.2, lambda_match=0.7))
         total, m = loss(config)
         expected = m["loss_contrast"] + 0.2 * m["loss_local"] + 0.7 * m["loss_match"] + m.get("loss_policy", 0)
         chex.assert_trees_all_close(total, expected, rtol=1e-5)
         assert float(m["loss_match"]) > 0
+
+
+def sampled(p, config):
+    s = cosine(p.anchor.pooled, p.text.pooled)
+    zero = lambda anchor, candidates, s, boundary: jnp.zeros_like(s)  # noqa: E731
+    return s, bacl._sample(p, s, zero, jax.random.fold_in(jax.random.key(0), 0), curriculum(1.0, config.bns), config)
+
+
+def test_each_direction_is_weighted_by_its_own_draw():
+    p, config = pairs(), ObjectiveConfig(bns=dataclasses.replace(BNS, reweight=True))
+    s, (image_side, text_side) = sampled(p, config)
+    positive = positives(p.caption_id, p.anchor_id, p.caption_id, p.anchor_id)
+    rows = infonce.direction(10 * s, positive, weight=bns.weight_matrix(image_side, B, 4))
+    columns = infonce.direction(10 * s.T, positive.T, weight=bns.weight_matrix(text_side, B, 4))
+    chex.assert_trees_all_close(loss(config)[1]["loss_contrast"], (rows.mean() + columns.mean()) / 2, rtol=1e-5)
+    assert float(jnp.abs(bns.weight_matrix(image_side, B, 4) - bns.weight_matrix(text_side, B, 4)).max()) > 0.1
+
+
+def test_boundary_scores_of_both_sides():
+    p = pairs()
+    s, (image_side, text_side) = sampled(p, ObjectiveConfig(bns=BNS))
+    for scores, side in ((s, image_side), (s.T, text_side)):
+        expected = jnp.take_along_axis(scores, side.candidates.column, 1) - jnp.diagonal(s)[:, None]
+        chex.assert_trees_all_close(side.candidates.boundary, expected)
+
+
+def test_attention_is_asked_for_the_own_caption_and_the_hardest_negative():
+    p, config = pairs(), ObjectiveConfig(bns=BNS, cla=CLAConfig(enabled=True, row_share=0.5))
+    s, (image_side, _) = sampled(p, config)
+    asked = []
+
+    def spy(text, anchor):
+        asked.append((text, anchor))
+        return attend(text, anchor)
+
+    bacl.local_terms(p, image_side, s, spy, config)
+    rows, negative = even_rows(B, 0.5), bns.hardest(image_side)[0][even_rows(B, 0.5)]
+    ((text, anchor),) = asked
+    chex.assert_trees_all_equal(text.tokens, p.text.tokens[jnp.concatenate([rows, negative])])
+    chex.assert_trees_all_equal(anchor.tokens, p.anchor.tokens[jnp.concatenate([rows, rows])])
+    assert not (rows == negative).any()
+
+
+@pytest.mark.parametrize("reach", [True, False])
+def test_the_local_losses_reach_the_towers_only_by_switch(reach):
+    config = ObjectiveConfig(bns=BNS, cla=CLAConfig(enabled=True, row_share=0.5, into_towers=reach))
+    p = pairs()
+
+    def local(tokens):
+        q = dataclasses.replace(p, anchor=dataclasses.replace(p.anchor, tokens=tokens))
+        s, (image_side, _) = sampled(q, config)
+        return sum(bacl.local_terms(q, image_side, s, attend, config)[:2])
+
+    assert bool(jnp.abs(jax.jit(jax.grad(local))(p.anchor.tokens)).max() > 0) == reach
+
+
+def test_a_drawn_caption_is_no_negative_of_the_rows_that_share_it():
+    p, bank, config = pairs(), full_bank(), ObjectiveConfig(bns=dataclasses.replace(BNS, drawn_share=1.0))
+    zero = lambda anchor, candidates, s, boundary: jnp.zeros_like(s)  # noqa: E731
+    embeddings, negative, drawn = bacl._from_bank(p, bank, zero, encode_text, jax.random.key(1), jnp.float32(-0.5), config)
+    slot, _ = bns.hardest(drawn)
+    shared = positives(p.caption_id, p.anchor_id, bank.caption_id[slot], bank.anchor_id[slot])
+    assert bool(shared.any())
+    assert (negative == ~shared).all()
+    chex.assert_trees_all_equal(embeddings, jax.nn.one_hot(slot % D, D))
 
 
 def test_the_weight_q_carries_no_gradient_into_the_contrastive_term():

@@ -3,7 +3,7 @@
 Rules, the same in every task:
   Two scores closer than `TIE` are tied (rounding of a float32 dot product of unit vectors), and a tie counts half:
   rank = 1 + #greater + #ties / 2. A fractional hit is the chance that the positive lands among the first k when its
-  ties are broken at random, so a collapsed model scores exactly chance.
+  ties are broken at random, so a collapsed model scores exactly chance where a query has one positive.
   A query with several positives is served by its best-ranked one; its other positives are no competitors.
 
 Dimension legend: Q queries, G gallery entries, R positives of a query (padded with -1), D embedding width,

@@ -47,13 +47,14 @@ def evaluate(
 
 
 def write(
-    workdir: str | os.PathLike, step: int, results: Mapping[str, Mapping[str, float]], *, config_sha256: str, data: str
+    workdir: str | os.PathLike, step: int, results: Mapping[str, Mapping[str, float]], *, config_sha256: str, data: str, subfolder: str = ""
 ) -> list[Path]:
     """Write `workdir/eval/<step>/<task>.json` for every task; a reader sees an old file or a whole new one.
 
     data: what was evaluated, such as "emoji/test". A file of the same step and task is replaced.
+    subfolder: of that folder, for what must not replace the run's own report.
     """
-    folder = Path(workdir) / "eval" / str(step)
+    folder = Path(workdir) / "eval" / str(step) / subfolder
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for task, metrics in results.items():

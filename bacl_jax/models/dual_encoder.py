@@ -3,6 +3,7 @@
 Parameter paths: towers/image/..., towers/text/..., cross_attention/..., policy/..., log_scale, bias (sigmoid only).
 """
 
+import zlib
 from typing import Any
 
 import jax
@@ -56,8 +57,8 @@ class Model:
         params: Params = {"log_scale": jnp.log(jnp.float32(o.init_scale))}
         if o.kind == "sigmoid":
             params["bias"] = jnp.float32(o.init_bias)
-        for i, (name, make) in enumerate(self._makers.items()):
-            state = nnx.split(make(nnx.Rngs(jax.random.fold_in(key, i))))[1]
+        for name, make in self._makers.items():
+            state = nnx.split(make(nnx.Rngs(jax.random.fold_in(key, zlib.crc32(name.encode())))))[1]
             *path, leaf = name.split("/")
             target = params
             for part in path:
