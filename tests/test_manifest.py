@@ -1,4 +1,5 @@
 import contextlib
+import csv
 import dataclasses
 import io
 import json
@@ -212,6 +213,20 @@ def test_csv_details(folder):
         _load(_csv_bytes(folder, b"image,image,caption\n"))
     with pytest.raises(ManifestError, match=r"column 'image' occurs 0 times; found: none"):
         _load(_csv_bytes(folder, b""))
+
+
+def test_long_fields_of_a_csv(folder, monkeypatch):
+    path = _csv_bytes(folder, b"image,caption,other\nimages/0.png,red,x\n\nimages/1.png,green," + b"x" * 200_000 + b"\n")
+    assert [_load(path).train[i].caption for i in range(2)] == ["red", "green"]
+    before = csv.field_size_limit(1000)
+    monkeypatch.setattr(manifest, "FIELD_CHARS", 1000)
+    try:
+        with pytest.raises(ManifestError, match=r"a field has more than 1,000 characters \(line 4\); shorten it, or close") as caught:
+            _load(path, on_error="skip")
+    finally:
+        csv.field_size_limit(before)
+    assert str(caught.value).startswith(f"{path}, data row 2: ")
+    assert caught.value.kind == "syntax"
 
 
 def test_jsonl_details(folder):

@@ -32,6 +32,7 @@ from bacl_jax.data.source import SPLITS, ArraySource, DataError, DataSet, Exampl
 log = logging.getLogger("bacl_jax")
 
 KEPT_BYTES = 512 * 2**20  # decoded pictures are kept in memory when they all fit into this
+FIELD_CHARS = 2**24  # the longest field of a CSV file; the csv module's own limit, 131,072, is lower
 _THREADS = min(32, 2 * (os.cpu_count() or 1))
 _SPLIT_NAMES = ("train", *SPLITS)
 
@@ -286,21 +287,30 @@ def _need(manifest: Path, columns: Sequence[str], found: Sequence[str]) -> None:
 
 
 def _read_csv(manifest: Path, columns: Sequence[str]) -> Iterator[_Fields]:
-    """Empty lines do not count as rows. Broken quoting stops the reading, for where the next row starts is then unknown."""
+    """Empty lines do not count as rows. Broken quoting, or a field above FIELD_CHARS, stops the reading, for where the next row
+    starts is then unknown."""
+    csv.field_size_limit(max(csv.field_size_limit(), FIELD_CHARS))  # holds for the whole process
+    row = -1  # the last one read; 0 is the header
     with open(manifest, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
             header = next(reader, [])
+            row = 0
             if any("\udc80" <= character <= "\udcff" for character in "".join(header)):
                 raise ManifestError(manifest, None, "the header line is not UTF-8", "save the file as UTF-8", kind="encoding")
             _need(manifest, columns, header)
             for record in reader:
+                row += bool(record)
                 if len(record) == len(header):
                     yield {column: record[header.index(column)] for column in columns}
                 elif record:
                     bad = _Bad(f"{len(record)} fields, the header has {len(header)}", "quote a field that holds commas", "columns")
                     yield dict.fromkeys(columns, bad)
         except csv.Error as error:
+            if "field limit" in str(error):
+                found = f"a field has more than {csv.field_size_limit():,} characters (line {reader.line_num})"
+                remedy = "shorten it, or close the quote that was left open"
+                raise ManifestError(manifest, row + 1 or None, found, remedy, kind="syntax") from error
             raise ManifestError(manifest, None, f"line {reader.line_num}: {error}", "correct the quoting", kind="syntax") from error
 
 
