@@ -47,11 +47,10 @@ def recipes(random: random.Random) -> dict[str, Any]:
 def methods(random: random.Random) -> dict[str, Any]:
     """What the method's trials search over, on the baseline's best recipe; the best one is configs/emoji_bacl.py."""
     return {
-        "objective.bns.k": random.choice((16, 48)),
+        "objective.bns.k": random.choice((16, 32, 48)),
         "objective.bns.alpha_early": random.choice((0.3, 0.0)),
         "objective.bns.partner_share": random.choice((0.0, 0.25)),
-        "objective.cla.lambda_local": random.choice((0.03, 0.3)),
-        "objective.cla.lambda_match": random.choice((0.03, 0.3)),
+        "objective.cla.lambda_match": random.choice((0.3, 1.0)),
     }
 
 
