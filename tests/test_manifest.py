@@ -252,6 +252,23 @@ def test_parquet_types(folder):
         _load(folder / "b.parquet")
 
 
+def test_damaged_parquet_data_is_syntax(folder):
+    path = folder / "data.parquet"
+    table = pa.table({"image": [f"images/{i % 3}.png" for i in range(100)], "caption": [f"word {i}" for i in range(100)]})
+    pq.write_table(table, path, compression="snappy", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[100:120] = b"\xff" * 20
+    path.write_bytes(content)
+    with pytest.raises(ManifestError, match=r"not a readable Parquet file \(.*snappy.*; write it again") as caught:
+        _load(path, on_error="skip")
+    assert caught.value.kind == "syntax"
+    (folder / "a_folder.parquet").mkdir()
+    for name in ("absent.parquet", "a_folder.parquet"):
+        with pytest.raises(ManifestError, match="cannot be read") as caught:
+            _load(folder / name)
+        assert caught.value.kind == "missing"
+
+
 def test_whole_files_that_cannot_be_used(folder):
     cases = {
         "absent.csv": "cannot be read .*No such file.*correct data.path",

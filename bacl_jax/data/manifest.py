@@ -338,13 +338,14 @@ def _json_fields(line: bytes, columns: Sequence[str]) -> _Fields:
 
 def _read_parquet(manifest: Path, columns: Sequence[str]) -> Iterator[_Fields]:
     try:
-        with pq.ParquetFile(manifest) as file:
+        with open(manifest, "rb") as raw, pq.ParquetFile(raw) as file:
             _need(manifest, columns, file.schema_arrow.names)
             for batch in file.iter_batches(columns=list(columns)):
                 values = [_as_bytes(batch.column(column)).to_pylist() for column in columns]
                 yield from (dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True))
-    except (pa.ArrowException, ValueError) as error:
-        if isinstance(error, ManifestError):
+    except (pa.ArrowException, ValueError, OSError) as error:
+        from_system = isinstance(error, OSError) and error.errno is not None  # Arrow's OSError for corrupt data has no number
+        if isinstance(error, ManifestError) or from_system:
             raise
         raise ManifestError(manifest, None, f"not a readable Parquet file ({error})", "write it again", kind="syntax") from error
 
