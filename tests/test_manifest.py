@@ -247,6 +247,11 @@ def test_parquet_types(folder):
     pq.write_table(pa.table({"image": image, "caption": pa.array(["red", "b"], pa.large_string()), "id": [1, 2]}), folder / "a.parquet")
     data = _load(folder / "a.parquet", id_column="id", on_error="skip")
     assert (data.train[0].anchor_key, data.skipped) == ("1", {"missing": 1})
+    ids = pa.array([7.0, None, 1.5, float("nan"), 2.0**53])  # an integer column with a null, as pandas writes it, is one of floats
+    pq.write_table(pa.table({"image": ["images/0.png"] * 5, "caption": ["red"] * 5, "id": ids}), folder / "c.parquet")
+    data = _load(folder / "c.parquet", id_column="id", on_error="skip")
+    assert [data.train[i].anchor_key for i in range(len(data.train))] == ["7", "images/0.png"]
+    assert data.skipped == {"columns": 3}
     pq.write_table(pa.table({"image": ["images/0.png"], "caption": [["red"]]}), folder / "b.parquet")
     with pytest.raises(ManifestError, match="data row 1: column 'caption' holds a list"):
         _load(folder / "b.parquet")

@@ -196,7 +196,7 @@ def _locate(manifest: Path, row: int, text: str) -> Path:
 
 
 def _text(manifest: Path, row: int, column: str, value: object) -> str:
-    """A field as text: bytes are decoded, whole numbers written out, null is empty; anything else is an error."""
+    """A field as text: bytes are decoded, whole numbers written out (7.0 as 7), null is empty; anything else is an error."""
     if value is None:
         return ""
     try:
@@ -208,6 +208,8 @@ def _text(manifest: Path, row: int, column: str, value: object) -> str:
         raise ManifestError(manifest, row, f"column {column!r} is not UTF-8", "save the file as UTF-8", kind="encoding") from error
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # pandas writes whole numbers beside a null as floats
+        return str(int(value))
     if isinstance(value, _Bad):
         raise ManifestError(manifest, row, value.found, value.remedy, kind=value.kind)
     raise ManifestError(manifest, row, f"column {column!r} holds a {type(value).__name__}", "write a text", kind="columns")
