@@ -94,6 +94,24 @@ def test_the_same_command_goes_on_with_more_steps(finished, manifest):
     assert "config.optim.lr was 0.002, is now 0.5" in refused.stderr
 
 
+def test_a_signal_during_the_report_leaves_with_exit_code_0(finished, manifest):
+    """The report of the door is replaced by one that gets SIGTERM."""
+    workdir, _ = finished
+    code = (
+        "import os, signal; from launch import command, session, train;"
+        "session.Run.report = lambda *arguments: (os.kill(os.getpid(), signal.SIGTERM), print('not left'));"
+        "command.run(train.main, '')"
+    )
+    arguments = [*SETTINGS, "--config.train.steps=6", f"--workdir={workdir}", f"--config.data.path={manifest}"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("preempted, resume with the same command\n")
+    assert "not left" not in done.stdout
+    assert not (workdir / "done").exists()
+
+
 def test_a_checkpoint_is_evaluated_again_with_equal_numbers(finished):
     workdir, _ = finished
     path = workdir / "eval" / "4" / "retrieval.json"

@@ -247,6 +247,20 @@ def test_a_second_interrupt_interrupts():
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("before", [True, False])
+def test_after_the_training_a_signal_interrupts(number, before):
+    with Preemption() as preemption:
+        if before:
+            signal.raise_signal(number)
+            with pytest.raises(KeyboardInterrupt):
+                preemption.interrupt()
+        else:
+            preemption.interrupt()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_shows_step_loss_result_rate_and_time(monkeypatch, capsys, terminal):
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)

@@ -21,7 +21,7 @@ class Preemption:
     """
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked = self._at_once = False
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "Preemption":
@@ -33,9 +33,15 @@ class Preemption:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._asked:
+        if self._at_once or (number == signal.SIGINT and self._asked):
             raise KeyboardInterrupt
         self._asked = True
+
+    def interrupt(self) -> None:
+        """From here on a signal raises KeyboardInterrupt at once; so does this call if one came before."""
+        self._at_once = True
+        if self._asked:
+            raise KeyboardInterrupt
 
     def reached(self, step: int) -> bool:
         """Whether to save and leave before `step + 1`; every process must ask at every step."""
