@@ -17,7 +17,7 @@ def render(runs: pd.DataFrame, trials: pd.DataFrame) -> str:
     """The whole page. Differences are paired by seed; ± is the 95 % t interval; * marks those that exclude 0."""
     parts = ["# Results\n", "Made by `make compare` from `docs/results/*.parquet`; do not edit.\n"]
     if runs.empty:
-        return "\n".join([*parts, MISSING])
+        parts += [MISSING]
     for holdout in study.HOLDOUTS:
         if (runs.holdout == holdout).any():
             parts += [f"## Hold-out: {holdout}\n", main_table(runs, holdout), attention_table(runs, holdout), ablation_table(runs, holdout)]
