@@ -27,6 +27,21 @@ from bacl_jax.settings import (
     read,
 )
 
+BestMetric = Literal[  # what the task `retrieval` gives while a run trains (in percent) and of which more is better
+    "i2t_R@1",
+    "i2t_R@5",
+    "i2t_R@10",
+    "i2t_mAP",
+    "i2t_R@1_all",
+    "i2t_R@5_all",
+    "i2t_R@10_all",
+    "i2t_mAP_all",
+    "t2i_R@1",
+    "t2i_R@5",
+    "t2i_R@10",
+    "t2i_mAP",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -164,7 +179,7 @@ class TrainConfig:
         1.0
     )  # also save when so much time has passed, looked at when a line is logged; None: never
     keep: Positive = changeable(2)  # newest checkpoints kept, beside the best
-    keep_best: str | None = changeable("i2t_R@1")  # metric of the `retrieval` task on eval.split, more is better; None: newest only
+    keep_best: BestMetric | None = changeable("i2t_R@1")  # metric of the `retrieval` task on eval.split; None: newest only
     halt_after_nonfinite: Positive = changeable(20)  # consecutive skipped steps before the run stops
 
 
@@ -189,7 +204,7 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    seed: NonNegative = 0  # of everything random: weights, data order, augmentation, draws
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0  # of everything random: weights, data order, augmentation, draws
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()

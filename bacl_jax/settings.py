@@ -35,8 +35,8 @@ class Range:
         return above and below
 
     def __str__(self) -> str:
-        low = "" if self.low == -math.inf else f"{'>' if self.open_low else '>='} {self.low:g}"
-        high = "" if self.high == math.inf else f"{'<' if self.open_high else '<='} {self.high:g}"
+        low = "" if self.low == -math.inf else f"{'>' if self.open_low else '>='} {self.low}"
+        high = "" if self.high == math.inf else f"{'<' if self.open_high else '<='} {self.high}"
         return " and ".join(part for part in (low, high) if part)
 
 

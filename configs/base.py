@@ -145,7 +145,7 @@ def train() -> ConfigDict:
     train.save_every = 200  # (c) steps between two checkpoints
     train.save_minutes = optional(1.0)  # (c) minutes after which a checkpoint is written with the next logged line; None: never
     train.keep = 2  # (c) newest checkpoints kept, beside the best
-    train.keep_best = optional("i2t_R@1")  # (c) metric of the retrieval task, more is better; None: keep the newest only
+    train.keep_best = optional("i2t_R@1")  # (c) i2t_ or t2i_ with R@1, R@5, R@10 or mAP, or i2t_..._all; None: keep the newest only
     train.halt_after_nonfinite = 20  # (c) consecutive skipped steps before the run stops
     return train
 

@@ -58,10 +58,13 @@ def test_unknown_keys_are_refused_with_the_nearest():
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        ("seed", 1.5, "an integer >= 0"),
-        ("seed", True, "an integer >= 0"),
-        ("seed", -1, "an integer >= 0"),
-        ("seed", "1", "an integer >= 0"),
+        ("seed", 1.5, "an integer >= 0 and <= 4294967295"),
+        ("seed", True, "an integer >= 0 and <= 4294967295"),
+        ("seed", -1, "an integer >= 0 and <= 4294967295"),
+        ("seed", "1", "an integer >= 0 and <= 4294967295"),
+        ("seed", 2**32, "an integer >= 0 and <= 4294967295"),
+        ("train.keep_best", "i2t_median_rank", "one of i2t_R@1, i2t_R@5"),
+        ("train.keep_best", 1, "i2t_mAP_all, t2i_R@1, t2i_R@5, t2i_R@10, t2i_mAP or None"),
         ("optim.lr", 0, "a finite number > 0"),
         ("optim.lr", "0.1", "a finite number > 0"),
         ("optim.lr", True, "a finite number > 0"),
@@ -174,7 +177,7 @@ def test_ranges():
     assert 0 not in Range(0, 1, open_low=True)
     assert 1 not in Range(0, 1, open_high=True)
     assert str(Range(0, 1, open_low=True)) == "> 0 and <= 1"
-    assert describe_field(Config, "train.keep_best") == "a text or None"
+    assert describe_field(Config, "data.path") == "a text or None"
 
 
 anything = st.recursive(

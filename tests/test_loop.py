@@ -170,7 +170,7 @@ def test_evaluation_shares_the_line_of_its_step(tmp_path):
 
 
 def test_the_best_is_saved_and_kept(tmp_path):
-    config = tiny_config(eval_every=3, keep=1, keep_best="m", save_every=5)
+    config = tiny_config(eval_every=3, keep=1, keep_best="i2t_R@1", save_every=5)
     results = {3: 1.0, 6: 4.0, 9: 2.0, 12: 4.0, 15: 0.0, 18: 3.0, 20: 1.0}
     _, saved = run(tmp_path, config, stop=10, evaluate=lambda state, step: {"m": results[step]}, headline="m")
     assert saved == [6, 10]
@@ -179,10 +179,23 @@ def test_the_best_is_saved_and_kept(tmp_path):
     assert (outcome.position.best_step, outcome.position.best_value) == (6, 4.0)
 
 
+@pytest.mark.parametrize(("keep_best", "headline", "kept"), [("i2t_mAP", "b", [12, 15]), (None, "a", [15])])
+def test_another_metric_starts_the_search_for_the_best_anew(tmp_path, keep_best, headline, kept):
+    evaluate = lambda state, step: {"a": 100.0 - step, "b": {12: 3.0}.get(step, 1.0)}  # noqa: E731
+    config = tiny_config(eval_every=3, keep=1, keep_best="i2t_R@1", save_every=5, steps=10)
+    _, saved = run(tmp_path, config, evaluate=evaluate, headline="a")
+    assert saved == [3, 10]
+    config = tiny_config(eval_every=3, keep=1, keep_best=keep_best, save_every=5, steps=15)
+    outcome, saved = run(tmp_path, config, evaluate=evaluate, headline=headline)
+    assert saved == kept
+    best = outcome.position
+    assert (best.best_step, best.best_value, best.best_metric) == ((12, 3.0, "b") if keep_best else (None, None, None))
+
+
 def test_an_unknown_best_metric_is_refused_with_the_known_ones(tmp_path):
-    config = tiny_config(eval_every=2, keep_best="i2t_R@2")
-    with pytest.raises(ConfigError, match=r"config.train.keep_best = 'i2t_R@2': .* it gives validation/retrieval/i2t_R@1; set"):
-        run(tmp_path, config, evaluate=lambda state, step: {"validation/retrieval/i2t_R@1": 1.0}, headline="validation/retrieval/i2t_R@2")
+    config = tiny_config(eval_every=2, keep_best="i2t_mAP")
+    with pytest.raises(ConfigError, match=r"config.train.keep_best = 'i2t_mAP': .* it gives validation/retrieval/i2t_R@1; set"):
+        run(tmp_path, config, evaluate=lambda state, step: {"validation/retrieval/i2t_R@1": 1.0}, headline="validation/retrieval/i2t_mAP")
 
 
 def test_halts_after_too_many_nonfinite_steps(tmp_path):
@@ -261,17 +274,17 @@ def test_after_the_training_a_signal_interrupts(number, before):
                 signal.raise_signal(number)
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress_shows_step_loss_result_rate_and_time(monkeypatch, capsys, terminal):
+@pytest.mark.parametrize(("terminal", "metric", "shows"), [(True, "i2t_R@1", "R@1 37.5 %"), (False, "t2i_mAP", "t2i_mAP 37.5 %")])
+def test_progress_shows_step_loss_result_rate_and_time(monkeypatch, capsys, terminal, metric, shows):
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
     monkeypatch.setattr(hooks._Lines, "SECONDS", 0.0)
-    shown = hooks.make_progress(0, 100, 8, "r", None)
+    shown = hooks.make_progress(0, 100, 8, f"validation/retrieval/{metric}", None)
     shown.update(1, {"loss": 2.0})
-    shown.update(2, {"loss": 1.25, "r": 37.5})
+    shown.update(2, {"loss": 1.25, f"validation/retrieval/{metric}": 37.5})
     shown.update(3, {"loss": 1.125})
     shown.close()
     text = capsys.readouterr().out
-    for part in ("step 3/100", "loss 1.125", "R@1 37.5 %", "pairs/s", "left"):
+    for part in ("step 3/100", "loss 1.125", shows, "pairs/s", "left"):
         assert part in text
 
 

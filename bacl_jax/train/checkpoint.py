@@ -47,12 +47,13 @@ class CheckpointError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where a run is, beside its state: completed steps, seconds of training so far, the best evaluation so far."""
+    """Where a run is, beside its state: completed steps, seconds of training so far, the best evaluation so far by `best_metric`."""
 
     step: int = 0
     wall_seconds: float = 0.0
     best_step: int | None = None
     best_value: float | None = None
+    best_metric: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

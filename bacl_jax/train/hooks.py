@@ -80,7 +80,7 @@ class Progress(Protocol):
 def make_progress(start_step: int, steps: int, batch_size: int, headline: str | None, best: float | None = None) -> Progress:
     """A bar on a terminal, else a plain line every ten seconds; silent on other processes than 0.
 
-    headline: name of the evaluation result shown as R@1; best: its value from before a resume.
+    headline: name of the evaluation result shown, <split>/<task>/<metric>, in percent; best: its value from before a resume.
     """
     shown = _Shown(start_step, steps, batch_size, headline, best)
     if jax.process_index() != 0:
@@ -94,6 +94,8 @@ class _Shown:
     def __init__(self, start_step: int, steps: int, batch_size: int, headline: str | None, result: float | None):
         self.step, self.steps, self.batch_size = start_step, steps, batch_size
         self._headline, self._result = headline, result
+        metric = (headline or "").rpartition("/")[2]
+        self._name = "R@1" if metric == "i2t_R@1" else metric
         self._loss = float("nan")
         self._first: tuple[int, float] | None = None  # (step, time) after the first step, whose time is compilation
         self._paused = 0.0
@@ -109,7 +111,7 @@ class _Shown:
             self._rate = (step - self._first[0]) / (now - self._first[1])
 
     def __str__(self) -> str:
-        result = "" if self._result is None else f"  R@1 {self._result:.1f} %"
+        result = "" if self._result is None else f"  {self._name} {self._result:.1f} %"
         return f"loss {self._loss:.3f}{result}  {self._rate * self.batch_size:,.0f} pairs/s  {self._left()}"
 
     def _left(self) -> str:

@@ -57,7 +57,7 @@ class Loop:
     rows:      of the training source.
     tokenizer: its JSON, saved with each checkpoint.
     evaluate:  None: the run is never evaluated.
-    headline:  the result shown as R@1 and, with train.keep_best, the one by which the best checkpoint is chosen; more is better.
+    headline:  the result that is shown and, with train.keep_best, the one by which the best checkpoint is chosen; more is better.
     """
 
     config: Config
@@ -96,7 +96,10 @@ class Loop:
             return self.trainer.init(self.config.seed), Position(), partners
         for one in restored.partners:
             partners.put(one)
-        return restored.state, restored.position, partners
+        position, metric = restored.position, self.headline if self.config.train.keep_best else None
+        if position.best_metric != metric:  # values of two metrics, or on two splits, cannot be compared: the best is sought anew
+            position = dataclasses.replace(position, best_step=None, best_value=None, best_metric=metric)
+        return restored.state, position, partners
 
     def _run(self, state: TrainState, position: Position, partners: PartnerLists, log: MetricLog, preemption: Preemption) -> Outcome:
         train, bns = self.config.train, self.config.objective.bns
@@ -152,7 +155,7 @@ class Loop:
         value = results[self.headline]
         if position.best_value is not None and value <= position.best_value:
             return position
-        return dataclasses.replace(position, best_step=position.step, best_value=value)
+        return dataclasses.replace(position, best_step=position.step, best_value=value, best_metric=self.headline)
 
     def _partner_list(self, state: TrainState, active_from: int) -> PartnerList:
         index, found = self.trainer.partner_lists(state)
