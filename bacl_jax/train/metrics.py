@@ -100,8 +100,8 @@ class MetricLog:
             self.sync()
             raise NonFiniteError(
                 f"halted at step {step}: loss or gradients were not finite in {int(values['nonfinite'])} steps in a row "
-                f"(train.halt_after_nonfinite = {self._halt_after}). Lower optim.lr or optim.clip_norm, or look at the data; "
-                "the same command goes on from the last checkpoint"
+                f"(train.halt_after_nonfinite = {self._halt_after}). Look at the data: the same command goes on from the last checkpoint. "
+                "Or lower optim.lr or optim.clip_norm, which needs a new --workdir"
             )
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
