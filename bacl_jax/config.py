@@ -7,6 +7,7 @@ the run that wrote a workdir and the run that resumes it; any other difference i
 import dataclasses
 import hashlib
 import json
+import shlex
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -350,5 +351,5 @@ def check_resumable(old: Config, new: Config) -> None:
     refused = [(name, pair) for name, pair in changed_fields(old, new).items() if not is_changeable(name)]
     if refused:
         listed = "; ".join(f"config.{name} was {before!r}, is now {after!r}" for name, (before, after) in refused)
-        back = " ".join(f"--config.{name}={before}" for name, (before, _) in refused)
+        back = " ".join(f"--config.{name}={shlex.quote(str(before))}" for name, (before, _) in refused)
         raise ConfigError(f"the workdir belongs to another config: {listed}. Take another --workdir, or set back: {back}")

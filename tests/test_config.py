@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import shlex
 import typing
 
 import pytest
@@ -159,6 +160,14 @@ def test_only_changeable_fields_may_change():
         ConfigError, match=r"config.optim.lr was 0.002, is now 0.1\. Take another --workdir, or set back: --config.optim.lr=0.002"
     ):
         check_resumable(old, from_config_dict({"optim": {"lr": 0.1}, "train": {"steps": 2000}}))
+
+
+def test_the_way_back_can_be_pasted_into_a_shell():
+    old = from_config_dict({"data": {"vendors": ["Goog"]}})
+    with pytest.raises(ConfigError) as refusal:
+        check_resumable(old, from_config_dict({}))
+    back = str(refusal.value).partition("set back: ")[2]
+    assert shlex.split(back) == ["--config.data.vendors=('Goog',)"]
 
 
 def test_what_may_change_is_what_the_architecture_lists():
