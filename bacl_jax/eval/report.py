@@ -23,7 +23,7 @@ STEP_PANELS: dict[str, tuple[tuple[str, str], ...]] = {
         ("loss_local", "local attention"),
         ("loss_match", "matching"),
     ),
-    "boundary score of the negatives": (("bs_drawn", "drawn by BNS"), ("bs_uniform", "uniform draw")),
+    "boundary score of the negatives": (("bs_drawn", "drawn by BNS"), ("bs_uniform", "mean of the candidates")),
     "share of the candidates": (
         ("ambiguous_share", "ambiguous"),
         ("hard_share", "boundary score > 0"),

@@ -144,7 +144,9 @@ def bacl_loss(
     b, scale = config.bns, jnp.exp(log_scale)
     s = cosine(pairs.anchor.pooled, pairs.text.pooled)
     positive = positives(pairs.caption_id, pairs.anchor_id, pairs.caption_id, pairs.anchor_id)
-    metrics: Metrics = {"loss_floor": infonce.floor(positive, config.same_id), "log_batch": jnp.log(jnp.float32(s.shape[0]))}
+    metrics: Metrics = {}
+    if config.kind == "infonce":
+        metrics = {"loss_floor": infonce.floor(positive, config.same_id), "log_batch": jnp.log(jnp.float32(s.shape[0]))}
 
     image_side = text_side = None
     weights = extra_columns = None
