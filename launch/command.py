@@ -5,6 +5,7 @@ import functools
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -57,12 +58,13 @@ def overridden(settings: dict[str, Any], overrides: Mapping[str, Any]) -> dict[s
 
 def _parse(argv: list[str], doc: str) -> list[str]:
     if HELP & set(argv[1:]):
-        print(doc.strip() + "\n\nFields, their defaults and values (configs/base.py says what they mean):\n" + _fields())
+        fields = "\n\nFields, their defaults and values (configs/base.py says what they mean):\n" + _fields()
+        print(doc.strip() + (fields if "config" in flags.FLAGS else ""))
         sys.exit(0)
-    known = flatten(Config())
+    known, config = flatten(Config()), None
     for argument in argv[1:]:
         file = re.fullmatch(r"--?config=([^:]*)(:.*)?", argument)
-        if file and not Path(file[1]).is_file():
+        if file and not (config := Path(file[1])).is_file():
             fail(f"--config={file[1]}: no such file; the configs are in configs/")
         match = FIELD.match(argument)
         if match and match[1] not in known and not any(name.startswith(match[1] + ".") for name in known):
@@ -77,6 +79,13 @@ def _parse(argv: list[str], doc: str) -> list[str]:
         fail(str(error).strip().splitlines()[-1])
     except (flags.Error, OSError) as error:
         fail(str(error))
+    except Exception as error:  # reading the flags runs the config file, and anything may be wrong with it
+        if config is None:
+            raise
+        frames = [
+            f", line {frame.lineno}" for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == config.name
+        ]
+        fail(f"--config={config}{''.join(frames[-1:])}: no config can be read from it: {type(error).__name__}: {error}")
 
 
 def _fields() -> str:

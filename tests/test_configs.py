@@ -113,6 +113,25 @@ def test_bad_usage_is_one_line_and_exit_code_2(tmp_path, arguments, said):
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("def get_confg():\n    pass\n", "AttributeError: "),
+        ("def get_config(:\n", "SyntaxError: "),
+        ("import none_such\n", ", line 1: no config can be read from it: ModuleNotFoundError: No module named 'none_such'"),
+        ("def get_config():\n    return 3\n", "must"),
+    ],
+)
+def test_a_file_that_is_no_config_is_one_line_and_exit_code_2(tmp_path, content, said):
+    (tmp_path / "mine.py").write_text(content)
+    done = launch(f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/run")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_workdir_of_another_config_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"optim": {"lr": 0.5}, "objective": {"bns": {"enabled": true}, "cla": {"enabled": true}}}')
     done = launch(BACL, f"--workdir={tmp_path}", "--config.train.steps=60")
@@ -140,6 +159,13 @@ def test_help_teaches_the_command_and_the_fields():
         "Exit codes",
     ):
         assert part in done.stdout
+
+
+def test_help_lists_the_fields_only_where_they_can_be_set():
+    done = launch("--help", door="compare")
+    assert done.returncode == 0
+    assert "--workers" in done.stdout
+    assert "--config." not in done.stdout
 
 
 if __name__ == "__main__":
