@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bacl_jax.config import from_config_dict, sha256
+from bacl_jax.config import Config, from_config_dict, sha256
 
 ROOT = Path(__file__).parents[1]
 COLOURS = {"red": (200, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 200), "black": (0, 0, 0)}
@@ -91,7 +91,7 @@ def test_the_same_command_goes_on_with_more_steps(finished, manifest):
 
     refused = launch("train", *SETTINGS, "--config.optim.lr=0.5", f"--workdir={workdir}", f"--config.data.path={manifest}")
     assert refused.returncode == 2
-    assert "config.optim.lr was 0.002, is now 0.5" in refused.stderr
+    assert f"config.optim.lr was {Config().optim.lr}, is now 0.5" in refused.stderr
 
 
 def test_a_signal_during_the_report_leaves_with_exit_code_0(finished, manifest):
@@ -134,7 +134,7 @@ def test_a_checkpoint_is_evaluated_again_with_equal_numbers(finished):
         (["--workdir=/nowhere"], "--workdir=/nowhere is no workdir of a run"),
         (["--workdir={run}", "--step=3"], "no readable checkpoint of step 3"),
         (["--workdir={run}", "--tasks=vqa"], "vqa; allowed: retrieval, halftrue, localization"),
-        (["--workdir={run}", "--config.optim.lr=0.5"], "config.optim.lr was 0.002, is now 0.5"),
+        (["--workdir={run}", "--config.optim.lr=0.5"], f"config.optim.lr was {Config().optim.lr}, is now 0.5"),
         (["--workdir={run}", "--config.data.path=none.csv"], "none.csv"),
     ],
 )
