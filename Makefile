@@ -19,7 +19,7 @@ test-all: test lint  ## further tiers are added here as folders of tests/
 lint: $(VENV)/installed-dev  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
