@@ -49,8 +49,7 @@ def train(config: Config, workdir: str, preemption: Preemption) -> bool:
         preemption.interrupt()  # the state is saved, and the report is made again by the same command
         split = run.reported_split()
         if split is not None and config.eval.tasks:
-            params = run.trainer.eval_params(outcome.state)
-            run.report(workdir, params, outcome.position.step, config.eval.tasks, split)
+            run.report(workdir, run.trainer.eval_params(outcome.state), outcome.position.step, config.eval.tasks, split)
         (Path(workdir) / "done").touch()
     except KeyboardInterrupt:
         return False

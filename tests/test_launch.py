@@ -124,7 +124,8 @@ def test_a_checkpoint_is_evaluated_again_with_equal_numbers(finished):
 
     done = launch("evaluate", f"--workdir={workdir}", "--step=4", "--tasks=retrieval", "--config.eval.split=validation")
     assert done.returncode == 0, done.stderr
-    assert json.loads(path.read_text())["data"] == "manifest/validation"
+    assert json.loads((path.parent / "validation" / path.name).read_text())["data"] == "manifest/validation"
+    assert json.loads(path.read_text())["data"] == "manifest/test"
 
 
 @pytest.mark.parametrize(
