@@ -44,10 +44,8 @@ def _sample(pairs: Pairs, s: Array, policy: bns.PolicyFn, key: Array, alpha: Arr
     draws = []
     for side, (scores, query, columns, ids) in enumerate(((s, z, w, pairs.caption_id), (s.T, w, z, pairs.anchor_id))):
         keys = bns.row_keys(jax.random.fold_in(key, side), jnp.arange(s.shape[0]))
-        pick, noise = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         allowed = ~positive & representative(ids, everyone)[None]
-        candidates = bns.choose_candidates(scores, own, allowed, pick, k=config.bns.k, pool=config.bns.pool)
-        draws.append(bns.draw(candidates, query, columns, policy, noise, alpha=alpha, config=config.bns))
+        draws.append(bns.sample(scores, own, allowed, query, columns, policy, keys, alpha=alpha, config=config.bns))
     return draws[0], draws[1]
 
 
@@ -64,11 +62,9 @@ def _from_bank(
     z = pairs.anchor.pooled[rows]
     allowed = ~positives(pairs.caption_id[rows], pairs.anchor_id[rows], bank.caption_id, bank.anchor_id)
     allowed &= representative(bank.caption_id, bank.filled)[None]
-    pick, noise = jnp.moveaxis(jax.vmap(jax.random.split)(bns.row_keys(key, rows)), 1, 0)
     own = (z * pairs.text.pooled[rows]).sum(-1)
-    stopped = jax.lax.stop_gradient((cosine(z, bank.text), own))
-    candidates = bns.choose_candidates(*stopped, allowed, pick, k=config.bns.k, pool=config.bns.pool)
-    drawn = bns.draw(candidates, z, bank.text, policy, noise, alpha=alpha, config=config.bns)
+    s, own = jax.lax.stop_gradient((cosine(z, bank.text), own))
+    drawn = bns.sample(s, own, allowed, z, bank.text, policy, bns.row_keys(key, rows), alpha=alpha, config=config.bns)
     slot, found = bns.hardest(drawn)
     w = bank.text[slot] if config.bns.stale else encode_text(bank.ids[slot], bank.mask[slot]).pooled
     negative = ~positives(pairs.caption_id, pairs.anchor_id, bank.caption_id[slot], bank.anchor_id[slot])

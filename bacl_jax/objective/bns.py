@@ -102,6 +102,24 @@ def draw(
     return Draw(candidates=c, adjusted=a, q=q, perturbed=perturbed)
 
 
+def sample(
+    s: Float[Array, "A N"],
+    own: Float[Array, " A"],
+    allowed: Bool[Array, "A N"],
+    anchor: Float[Array, "A D"],
+    columns: Float[Array, "N D"],
+    policy: PolicyFn,
+    keys: Array,
+    *,
+    alpha: Float[Array, ""],
+    config: BNSConfig,
+) -> Draw:
+    """`choose_candidates`, then `draw`, with the two halves of each row's key: the whole of BNS for one set of anchors."""
+    pick, noise = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    candidates = choose_candidates(s, own, allowed, pick, k=config.k, pool=config.pool)
+    return draw(candidates, anchor, columns, policy, noise, alpha=alpha, config=config)
+
+
 def hardest(drawn: Draw) -> tuple[Int[Array, " A"], Bool[Array, " A"]]:
     """Column of the candidate with the highest weight, and whether there is one at all."""
     best = drawn.perturbed.argmax(1)[:, None]

@@ -27,11 +27,10 @@ def partner_lists(
         allowed = one_each[None] & ~positives(bank.caption_id[slots], bank.anchor_id[slots], bank.caption_id, bank.anchor_id)
         allowed &= bank.filled[slots][:, None]
         own = (z * bank.text[slots]).sum(-1)
-        pick, noise = jnp.moveaxis(jax.vmap(jax.random.split)(bns.row_keys(key, slots)), 1, 0)
-        candidates = bns.choose_candidates(cosine(z, bank.text), own, allowed, pick, k=config.k, pool=config.pool)
-        drawn = bns.draw(candidates, z, bank.text, policy, noise, alpha=alpha, config=config)
+        keys = bns.row_keys(key, slots)
+        drawn = bns.sample(cosine(z, bank.text), own, allowed, z, bank.text, policy, keys, alpha=alpha, config=config)
         best, order = jax.lax.top_k(drawn.perturbed, min(config.partner_k, drawn.perturbed.shape[1]))
-        chosen = bank.index[jnp.take_along_axis(candidates.column, order, 1)]
+        chosen = bank.index[jnp.take_along_axis(drawn.candidates.column, order, 1)]
         return jnp.where(best > MASKED / 2, chosen, -1)
 
     partners = jax.lax.map(one_tile, jnp.arange(size).reshape(-1, rows))
