@@ -106,23 +106,29 @@ class BNSConfig:
     k: Positive = 32  # hardest candidates of an anchor
     pool: Positive = 64  # candidates of an anchor: the k hardest plus a stratified uniform draw; pool = k is the literal paper
     reweight: bool = True  # channel (a): in-batch candidates enter the denominator once more, weight k q
-    drawn_share: Share = 0.0  # channel (b): share of rows for which a drawn bank caption is re-encoded as an extra column
+    drawn_share: Share = 0.5  # channel (b): share of rows for which a drawn bank caption is re-encoded as an extra column; 0: off
     stale: bool = False  # ablation: bank embeddings enter the denominator as they are
-    partner_share: Annotated[float, Range(0, 0.9)] = 0.25  # channel (c): share of the batch from partners at the end; 0: off
+    partner_share: Annotated[float, Range(0, 0.9)] = 0.0  # channel (c): share of the batch from partners at the end; 0: off
     partner_k: Positive = 32  # channel (c): partners kept for each id of the bank
     partner_every: Positive = 100  # channel (c): steps between two partner lists
     list_delay: Positive = 8  # channel (c): steps before a new list acts; more than data.prefetch + data.threads
-    hidden: Positive = 128  # policy MLP
+    hidden: Positive = 32  # policy MLP
     policy_bound: PositiveFloat | None = 1.0  # |policy score| <= this; None: unbounded, the literal paper
     alpha_early: float = 0.3  # schedule at the start: > 0 suppresses hard candidates
     alpha_late: float = -0.5  # schedule at the end: < 0 seeks them
     slope: PositiveFloat = 1.5
-    horizon: PositiveFloat = 10.0  # V: the schedule runs over v = V * progress, midpoint V / 2
+    horizon: PositiveFloat = 10.0  # V: the schedule runs over v = V * progress
+    midpoint: Annotated[float, Range(0, 1, open_low=True)] = 0.15  # progress at which alpha is halfway between early and late
     tau_b: PositiveFloat = 0.02  # unit of the boundary score
     tau_g: PositiveFloat = 0.5  # Gumbel-Softmax temperature
     eps: PositiveFloat = 0.1  # |boundary score| <= eps counts as ambiguous
     reward: Literal["boundary", "schedule"] = "boundary"
     entropy_bonus: NonNegativeFloat = 0.01
+
+    @property
+    def draws_partners(self) -> bool:
+        """Whether channel (c) is on."""
+        return self.enabled and self.partner_share > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,14 +137,15 @@ class CLAConfig:
 
     enabled: bool = False
     layers: Positive = 1  # cross-modal layers; the paper has 4
-    width: Positive = 128
-    heads: Positive = 4
-    row_share: Annotated[float, Range(0, 1, open_low=True)] = 0.25  # share of the rows that CLA sees each step
+    width: Positive = 64
+    heads: Positive = 1  # A is the mean over the heads, which blurs it
+    row_share: Annotated[float, Range(0, 1, open_low=True)] = 0.125  # share of the rows that CLA sees each step
+    easy: NonNegative = 1  # captions of other rows that the matching loss rejects beside the drawn one
     top: Positive = 10  # entries of dA in Omega
     beta: NonNegativeFloat = 1.0
     stop_gradient: Literal["none", "positive", "all"] = "none"
-    lambda_local: NonNegativeFloat = 0.3
-    lambda_match: NonNegativeFloat = 0.3
+    lambda_local: NonNegativeFloat = 0.03
+    lambda_match: NonNegativeFloat = 1.0
     into_towers: bool = False  # both losses reach the towers; False: they train the cross-modal layers alone
 
 
@@ -157,6 +164,7 @@ class ObjectiveConfig:
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
     lr: PositiveFloat = 4e-3
+    cross_lr: PositiveFloat = 1e-3  # peak for CLA's cross-modal layers
     warmup_steps: NonNegative = 50
     end_lr_share: Share = 0.0  # cosine ends at this share of lr
     weight_decay: NonNegativeFloat = 0.3
@@ -171,7 +179,7 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    steps: Positive = changeable(1300)
+    steps: Positive = changeable(1000)
     batch_size: Positive = 256  # global
     log_every: Positive = changeable(10)  # steps
     eval_every: NonNegative = changeable(200)  # steps; 0: only at the end
@@ -271,7 +279,7 @@ def _check_together(config: Config) -> None:
     data, model, objective, bns, train = config.data, config.model, config.objective, config.objective.bns, config.train
     readers = data.prefetch + data.threads
     capacity = objective.bank_size + train.batch_size
-    partners = bns.enabled and bns.partner_share > 0
+    partners = bns.draws_partners
     rules = (
         (
             data.kind != "manifest" or data.path is not None,

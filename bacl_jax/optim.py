@@ -1,4 +1,4 @@
-"""The optimiser: AdamW for the model, Adam for BNS's policy, each with its own clipping."""
+"""The optimiser: AdamW for the towers and for CLA's layers, Adam for BNS's policy, each group with its own clipping."""
 
 from typing import Any
 
@@ -21,15 +21,21 @@ def decay_mask(params: Any) -> Any:
 
 
 def groups(params: Any) -> Any:
-    """Label of every parameter: "policy" under that path, else "model"."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: "policy" if path[0] == jax.tree_util.DictKey("policy") else "model", params)
+    """Label of every parameter: "policy" or "cross_attention" under that path, else "model"."""
+    own = ("policy", "cross_attention")
+    return {name: jax.tree.map(lambda _, label=name if name in own else "model": label, part) for name, part in params.items()}
 
 
 def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping by the global norm of each group, then AdamW (model) or Adam (policy)."""
-    model = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(learning_rate(config, steps), config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=decay_mask),
-    )
+    """Clipping by the global norm of each group, then AdamW (model, cross_attention) or Adam (policy).
+
+    Where CLA's losses are cut from the towers, the towers' updates are exactly those without CLA.
+    """
+
+    def adamw(peak: float) -> optax.GradientTransformation:
+        schedule = learning_rate(config, steps, peak)
+        update = optax.adamw(schedule, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=decay_mask)
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+
     policy = optax.chain(optax.clip_by_global_norm(config.policy_clip_norm), optax.adam(config.policy_lr))
-    return optax.multi_transform({"model": model, "policy": policy}, groups)
+    return optax.multi_transform({"model": adamw(config.lr), "cross_attention": adamw(config.cross_lr), "policy": policy}, groups)

@@ -87,18 +87,19 @@ def objective() -> ConfigDict:
     bns.k = 32  # hardest candidates of an anchor
     bns.pool = 64  # candidates of an anchor: the k hardest plus a stratified uniform draw; pool = k is the literal paper
     bns.reweight = True  # channel (a): in-batch candidates enter the denominator once more, weight k q
-    bns.drawn_share = 0.0  # channel (b): share of rows for which a drawn bank caption is re-encoded as an extra column
+    bns.drawn_share = 0.5  # channel (b): share of rows for which a drawn bank caption is re-encoded as an extra column; 0: off
     bns.stale = False  # ablation: bank embeddings enter the denominator as they are
-    bns.partner_share = 0.25  # channel (c): share of the batch that partners replace at the end of training; 0: off
+    bns.partner_share = 0.0  # channel (c): share of the batch that partners replace at the end of training; 0: off
     bns.partner_k = 32  # channel (c): partners kept for each id of the bank
     bns.partner_every = 100  # channel (c): steps between two partner lists
     bns.list_delay = 8  # channel (c): steps before a new list acts; more than data.prefetch + data.threads
-    bns.hidden = 128  # width of the policy MLP
+    bns.hidden = 32  # width of the policy MLP
     bns.policy_bound = optional(1.0)  # |policy score| <= this; None: unbounded, the literal paper
     bns.alpha_early = 0.3  # schedule at the start: > 0 suppresses hard candidates
     bns.alpha_late = -0.5  # schedule at the end: < 0 seeks them
     bns.slope = 1.5  # of the logistic between the two
-    bns.horizon = 10.0  # V: the schedule runs over v = V * progress, midpoint V / 2
+    bns.horizon = 10.0  # V: the schedule runs over v = V * progress
+    bns.midpoint = 0.15  # progress at which alpha is halfway between early and late
     bns.tau_b = 0.02  # unit of the boundary score, a cosine
     bns.tau_g = 0.5  # Gumbel-Softmax temperature
     bns.eps = 0.1  # |boundary score| <= eps counts as ambiguous
@@ -108,14 +109,15 @@ def objective() -> ConfigDict:
     objective.cla = cla = ConfigDict()  # Contrastive Local Attention (arXiv 2511.08399)
     cla.enabled = False  # False: the fields below do nothing
     cla.layers = 1  # cross-modal layers; the paper has 4
-    cla.width = 128  # of the cross-modal layers
-    cla.heads = 4  # attention heads
-    cla.row_share = 0.25  # share of the rows that CLA sees each step
+    cla.width = 64  # of the cross-modal layers
+    cla.heads = 1  # attention heads; A is the mean over them, which blurs it
+    cla.row_share = 0.125  # share of the rows that CLA sees each step
+    cla.easy = 1  # captions of other rows that the matching loss rejects beside the drawn one
     cla.top = 10  # entries of dA in Omega
     cla.beta = 1.0  # strength of the boost A- * (1 + beta dA)
     cla.stop_gradient = "none"  # dA lets gradients through, not through its A+ (positive), or not at all (all; then beta = 0)
-    cla.lambda_local = 0.3  # weight of the local loss
-    cla.lambda_match = 0.3  # weight of the matching loss; 0: off
+    cla.lambda_local = 0.03  # weight of the local loss; the paper has 0.3
+    cla.lambda_match = 1.0  # weight of the matching loss; 0: off
     cla.into_towers = False  # both losses reach the towers; False: they train the cross-modal layers alone, as with frozen towers
     return objective
 
@@ -123,13 +125,14 @@ def objective() -> ConfigDict:
 def optim() -> ConfigDict:
     optim = ConfigDict()
     optim.lr = 4e-3  # peak learning rate of AdamW
+    optim.cross_lr = 1e-3  # the same for CLA's cross-modal layers
     optim.warmup_steps = 50  # steps of linear warm-up; a cosine follows
     optim.end_lr_share = 0.0  # the cosine ends at this share of lr
     optim.weight_decay = 0.3  # decoupled, on matrices alone
     optim.b1 = 0.9  # decay of the gradient's mean
     optim.b2 = 0.98  # decay of the gradient's square
     optim.eps = 1e-6  # added to the root of the square
-    optim.clip_norm = 1.0  # largest gradient norm of towers, heads and cross-modal layers
+    optim.clip_norm = 1.0  # largest gradient norm of the towers, and of the cross-modal layers
     optim.policy_lr = 1e-3  # learning rate of the policy, Adam
     optim.policy_clip_norm = 1.0  # largest gradient norm of the policy
     optim.ema_decay = optional(None)  # decay of the averaged parameters that evaluation uses; None: no average
@@ -138,7 +141,7 @@ def optim() -> ConfigDict:
 
 def train() -> ConfigDict:
     train = ConfigDict()
-    train.steps = 1300  # (c) updates in all; the schedules run over them
+    train.steps = 1000  # (c) updates in all; the schedules run over them
     train.batch_size = 256  # pairs a step, over all devices
     train.log_every = 10  # (c) steps between two lines of metrics.jsonl
     train.eval_every = 200  # (c) steps between two evaluations; 0: only at the end

@@ -1,4 +1,4 @@
-"""BACL: InfoNCE with BNS (channels a and c) and CLA."""
+"""BACL: InfoNCE with BNS (channels a and b) and CLA."""
 
 from ml_collections import ConfigDict
 

@@ -17,6 +17,10 @@ def get_config() -> ConfigDict:
     cla = config.objective.cla
     cla.enabled = True  # the local attention loss
     cla.layers = 4  # cross-modal layers
+    cla.width = 128  # of the cross-modal layers
+    cla.heads = 4  # attention heads
+    cla.lambda_local = 0.3  # weight of the local loss
+    cla.into_towers = True  # towers and cross-modal layers are one model: no frozen towers here
     cla.row_share = 1.0  # every row
     cla.lambda_match = 0.0  # no matching loss
     return config

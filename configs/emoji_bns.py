@@ -1,4 +1,4 @@
-"""BNS alone: InfoNCE with drawn hard negatives (channels a and c), no local attention."""
+"""BNS alone: InfoNCE with drawn hard negatives (channels a and b), no local attention."""
 
 from ml_collections import ConfigDict
 

@@ -25,7 +25,17 @@ NEXT_STEPS = 100
 
 def config_of(steps):
     tower = {"width": 16, "depth": 1, "heads": 2}
-    bns = {"enabled": True, "k": 4, "pool": 16, "partner_k": 4, "partner_every": 5, "list_delay": 5, "hidden": 16, "drawn_share": 0.25}
+    bns = {
+        "enabled": True,
+        "k": 4,
+        "pool": 16,
+        "partner_k": 4,
+        "partner_every": 5,
+        "list_delay": 5,
+        "hidden": 16,
+        "drawn_share": 0.25,
+        "partner_share": 0.25,
+    }
     cla = {"enabled": True, "width": 16, "heads": 2}
     return from_config_dict(
         {

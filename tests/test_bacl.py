@@ -79,7 +79,7 @@ def loss(config, bank=None):
     )
 
 
-BNS = BNSConfig(enabled=True, k=4, pool=8, reweight=False)
+BNS = BNSConfig(enabled=True, k=4, pool=8, reweight=False, drawn_share=0.0)
 
 
 def test_everything_off_is_the_mean_of_both_directions():
@@ -156,21 +156,59 @@ def test_boundary_scores_of_both_sides():
         chex.assert_trees_all_close(side.candidates.boundary, expected)
 
 
-def test_attention_is_asked_for_the_own_caption_and_the_hardest_negative():
-    p, config = pairs(), ObjectiveConfig(bns=BNS, cla=CLAConfig(enabled=True, row_share=0.5))
-    s, (image_side, _) = sampled(p, config)
+def drawn_from_batch(p, config):
+    """CLA's negatives as `bacl_loss` chooses them without channel (b)."""
+    image_side = sampled(p, config)[1][0]
+    return bacl._of_batch(p, *bns.hardest(image_side))
+
+
+def test_attention_is_asked_for_the_own_caption_the_hardest_negative_and_easy_ones():
+    p, config = pairs(), ObjectiveConfig(bns=BNS, cla=CLAConfig(enabled=True, row_share=0.5, easy=2))
+    negatives = drawn_from_batch(p, config)
     asked = []
 
     def spy(text, anchor):
         asked.append((text, anchor))
         return attend(text, anchor)
 
-    bacl.local_terms(p, image_side, s, spy, config)
-    rows, negative = even_rows(B, 0.5), bns.hardest(image_side)[0][even_rows(B, 0.5)]
+    bacl.local_terms(p, negatives, spy, config)
+    rows = even_rows(B, 0.5)
+    negative = bns.hardest(sampled(p, config)[1][0])[0][rows]
     ((text, anchor),) = asked
-    chex.assert_trees_all_equal(text.tokens, p.text.tokens[jnp.concatenate([rows, negative])])
-    chex.assert_trees_all_equal(anchor.tokens, p.anchor.tokens[jnp.concatenate([rows, rows])])
+    chex.assert_trees_all_equal(text.tokens, p.text.tokens[jnp.concatenate([rows, negative, (rows + 1) % B, (rows + 2) % B])])
+    chex.assert_trees_all_equal(anchor.tokens, p.anchor.tokens[jnp.tile(rows, 4)])
     assert not (rows == negative).any()
+
+
+def test_captions_drawn_from_the_bank_are_what_attention_compares_with():
+    """With channel (b) CLA's negative is the re-encoded caption, whatever share of the rows either of them has."""
+    sampler = dataclasses.replace(BNS, drawn_share=0.5)
+    for share in (0.25, 1.0):
+        config, asked = ObjectiveConfig(bns=sampler, cla=CLAConfig(enabled=True, row_share=share, easy=0)), []
+
+        def spy(text, anchor, asked=asked):
+            asked.append((text, anchor))
+            return attend(text, anchor)
+
+        p, bank = pairs(), full_bank()
+        zero = lambda anchor, candidates, s, boundary: jnp.zeros_like(s)  # noqa: E731
+        drawn, _, _ = bacl._from_bank(p, bank, zero, encode_text, jax.random.key(1), jnp.float32(-0.5), config)
+        bacl.local_terms(p, drawn, spy, config)
+        ((text, anchor),) = asked
+        n = min(round(share * B), B // 2)
+        assert text.tokens.shape[0] == 2 * n
+        pick = even_rows(B // 2, n / (B // 2))
+        chex.assert_trees_all_equal(text.pooled[n:], drawn.text.pooled[pick])
+        chex.assert_trees_all_equal(anchor.tokens[n:], p.anchor.tokens[drawn.rows[pick]])
+
+
+def test_an_easy_negative_that_is_a_positive_does_not_count():
+    p = pairs()
+    same = jnp.zeros_like(p.caption_id)  # every caption of the batch is the same one
+    p, config = dataclasses.replace(p, caption_id=same), ObjectiveConfig(bns=BNS, cla=CLAConfig(enabled=True, easy=3))
+    negatives = dataclasses.replace(drawn_from_batch(p, config), found=jnp.zeros(B, bool))
+    seen = bacl.local_terms(p, negatives, lambda text, anchor: (attend(text, anchor)[0], jnp.full(text.tokens.shape[0], 4.0)), config)[1]
+    chex.assert_trees_all_close(seen, jnp.log1p(jnp.exp(-4.0)) / 2, rtol=1e-5)  # the positives alone
 
 
 @pytest.mark.parametrize("reach", [True, False])
@@ -180,8 +218,7 @@ def test_the_local_losses_reach_the_towers_only_by_switch(reach):
 
     def local(tokens):
         q = dataclasses.replace(p, anchor=dataclasses.replace(p.anchor, tokens=tokens))
-        s, (image_side, _) = sampled(q, config)
-        return sum(bacl.local_terms(q, image_side, s, attend, config)[:2])
+        return sum(bacl.local_terms(q, drawn_from_batch(q, config), attend, config)[:2])
 
     assert bool(jnp.abs(jax.jit(jax.grad(local))(p.anchor.tokens)).max() > 0) == reach
 
@@ -189,12 +226,12 @@ def test_the_local_losses_reach_the_towers_only_by_switch(reach):
 def test_a_drawn_caption_is_no_negative_of_the_rows_that_share_it():
     p, bank, config = pairs(), full_bank(), ObjectiveConfig(bns=dataclasses.replace(BNS, drawn_share=1.0))
     zero = lambda anchor, candidates, s, boundary: jnp.zeros_like(s)  # noqa: E731
-    embeddings, negative, drawn = bacl._from_bank(p, bank, zero, encode_text, jax.random.key(1), jnp.float32(-0.5), config)
+    fetched, negative, drawn = bacl._from_bank(p, bank, zero, encode_text, jax.random.key(1), jnp.float32(-0.5), config)
     slot, _ = bns.hardest(drawn)
     shared = positives(p.caption_id, p.anchor_id, bank.caption_id[slot], bank.anchor_id[slot])
     assert bool(shared.any())
     assert (negative == ~shared).all()
-    chex.assert_trees_all_equal(embeddings, jax.nn.one_hot(slot % D, D))
+    chex.assert_trees_all_equal(fetched.text.pooled, jax.nn.one_hot(slot % D, D))
 
 
 def test_the_weight_q_carries_no_gradient_into_the_contrastive_term():

@@ -96,7 +96,7 @@ def trained_draw(alpha, config, steps):
 @pytest.mark.parametrize("steps", [0, 500])
 def test_curriculum_goes_from_easy_to_hard_and_the_policy_cannot_overrule_it(steps):
     config = BNSConfig(k=16, pool=64)
-    found = [trained_draw(curriculum(u, config), config, steps) for u in (0.0, 0.4, 0.5, 0.6, 1.0)]
+    found = [trained_draw(curriculum(u, config), config, steps) for u in (0.0, 0.1, 0.15, 0.2, 1.0)]
     drawn = [float(f["bs_drawn"]) for f in found]
     assert drawn[0] < float(found[0]["bs_uniform"])
     assert drawn[-1] > float(found[-1]["bs_uniform"])
@@ -149,7 +149,7 @@ def test_gradient_reaches_the_policy_alone():
 
 
 def test_schedule_values_of_the_paper():
-    config = BNSConfig()
+    config = BNSConfig(midpoint=0.5)
     assert float(curriculum(0.0, config)) == pytest.approx(0.3, abs=1e-3)
     assert float(curriculum(0.5, config)) == pytest.approx(-0.1, abs=1e-6)
     assert float(curriculum(1.0, config)) == pytest.approx(-0.5, abs=1e-3)

@@ -111,5 +111,8 @@ def test_zero_attention_stays_finite(dtype):
 
 def test_match_loss_at_chance_and_unused_rows():
     zero = jnp.zeros(4)
-    assert float(cla.match_loss(zero, zero, jnp.ones(4, bool))) == pytest.approx(np.log(2))
-    assert float(cla.match_loss(zero + 9, zero + 9, jnp.zeros(4, bool))) == 0
+    assert float(cla.match_loss(zero, zero[None], jnp.ones((1, 4), bool))) == pytest.approx(np.log(2))
+    alone = cla.match_loss(zero, zero[None] + 9, jnp.zeros((1, 4), bool))
+    assert float(alone) == pytest.approx(np.log(2) / 2)
+    some = cla.match_loss(zero, jnp.asarray([[0.0] * 4, [9.0] * 4]), jnp.asarray([[True] * 4, [False] * 4]))
+    assert float(some) == pytest.approx(np.log(2))

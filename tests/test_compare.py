@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from absl import flags
 
+from bacl_jax.config import sha256
 from configs.studies import emoji as study
 from launch import compare, compare_points, points, results_page
 
@@ -48,10 +50,11 @@ def test_the_methods_trials_stand_on_the_baselines_best_recipe():
 
 
 def test_runs_are_paired_and_have_folders_of_their_own():
-    stages = [compare_points.main_pairs, compare_points.equal_time, compare_points.ablations, compare_points.vendor]
+    stages = [compare_points.main_runs, compare_points.ablations, compare_points.vendor]
     found = [one for stage in stages for one in stage(finished())]
     assert len({one.name for one in found}) == len(found)
-    main = compare_points.main_pairs(finished())
+    main = [one for one in compare_points.main_runs(finished()) if one.labels["budget"] == "steps"]
+    assert {one.name for one in compare_points.timing_pairs(finished())} <= {one.name for one in main}
     seeds = {v: [p.overrides["seed"] for p in main if p.labels["variant"] == v] for v in (study.BASELINE, study.METHOD)}
     assert seeds[study.BASELINE] == seeds[study.METHOD] == list(study.SEEDS)
 
@@ -59,27 +62,43 @@ def test_runs_are_paired_and_have_folders_of_their_own():
 def test_equal_wall_clock_is_steps_times_the_measured_ratio():
     table = finished()
     only_steps = table[table.budget == "steps"]
-    assert {one.overrides["train.steps"] for one in compare_points.equal_time(only_steps)} == {int(np.ceil(study.STEPS * 1.15))}
+    longer = [one for one in compare_points.main_runs(only_steps) if one.labels["budget"] == "time"]
+    assert {one.overrides["train.steps"] for one in longer} == {int(np.ceil(study.STEPS * 1.15))}
+    assert [one.labels["seed"] for one in longer] == list(study.SEEDS)
 
 
 def test_kept_rows_are_replaced_by_newer_ones(tmp_path):
     path = tmp_path / "runs.parquet"
-    compare.keep(finished(), path)
-    compare.keep(finished().head(3).assign(steps=7), path)
-    table = compare.read(path)
+    compare_points.keep(finished(), path)
+    compare_points.keep(finished().head(3).assign(steps=7), path)
+    table = compare_points.read(path)
     assert len(table) == len(finished())
     assert (table.steps == 7).sum() == 3
     assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_point_counts_when_its_run_said_that_it_is_done(tmp_path):
-    point = points.Point("configs/emoji_clip.py", {"train.steps": 4}, {"seed": 0}, "one")
+    point = points.Point("configs/emoji_clip.py", {"train.steps": 4, "optim.warmup_steps": 2}, {"seed": 0}, "one")
     (tmp_path / "eval" / "4").mkdir(parents=True)
     (tmp_path / "eval" / "4" / "retrieval.json").write_text(json.dumps({"metrics": {"i2t_R@1": 50.0, "n": 8}}))
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": s, "wall_seconds": 2.0 * s}) + "\n" for s in (2, 3, 4)))
     assert points.result(point, tmp_path, 4) is None
     (tmp_path / "done").touch()
-    assert points.result(point, tmp_path, 4) == {"seed": 0, "steps": 4, "step_ms": 2000.0, "i2t_R@1": 50.0}
+    row = {"seed": 0, "config": sha256(points.config_of(point)), "steps": 4, "step_ms": 2000.0, "i2t_R@1": 50.0}
+    assert points.result(point, tmp_path, 4) == row
+
+
+def test_only_what_is_not_kept_or_has_another_config_runs(tmp_path, monkeypatch):
+    chosen = compare_points.timing_pairs(finished())
+    digests = [sha256(points.config_of(one)) for one in chosen]
+    rows = [{**one.labels, "config": digest, "steps": 4, "step_ms": 1.0} for one, digest in zip(chosen, digests, strict=True)]
+    path = tmp_path / "runs.parquet"
+    compare_points.keep(pd.DataFrame([rows[0], rows[1] | {"config": "another"}, rows[2]]), path)
+    asked = []
+    monkeypatch.setattr(points, "run", lambda missing, *args, **more: asked.extend(missing))
+    flags.FLAGS([""])
+    compare.run(chosen, path)
+    assert asked == [chosen[1], chosen[3]]
 
 
 def test_the_page_shows_differences_with_intervals():

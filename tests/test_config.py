@@ -116,7 +116,7 @@ def test_numbers_and_sequences_are_converted(name, value):
         ({"data": {"image_size": 30}}, "model.image.patch", "must divide data.image_size = 30"),
         ({"model": {"text": {"heads": 3}}}, "model.text.heads", "must divide model.text.width = 128"),
         ({"model": {"image": {"kind": "vit", "heads": 3}}}, "model.image.heads", "must divide model.image.width = 64"),
-        ({"objective": {"cla": {"heads": 3}}}, "objective.cla.heads", "must divide objective.cla.width = 128"),
+        ({"objective": {"cla": {"heads": 3}}}, "objective.cla.heads", "must divide objective.cla.width = 64"),
         ({"objective": {"init_scale": 200}}, "objective.init_scale", "<= objective.max_scale = 100"),
         ({"objective": {"bns": {"k": 600}}}, "objective.bns.pool", ">= objective.bns.k = 600"),
         (
@@ -124,8 +124,16 @@ def test_numbers_and_sequences_are_converted(name, value):
             "objective.bns.pool",
             "<= objective.bank_size + train.batch_size = 356",
         ),
-        ({"objective": {"bank_size": 20, "bns": {"enabled": True, "k": 8, "pool": 8}}}, "objective.bns.partner_k", "bank_size = 20"),
-        ({"objective": {"bns": {"enabled": True, "list_delay": 6}}}, "objective.bns.list_delay", "> data.prefetch + data.threads = 6"),
+        (
+            {"objective": {"bank_size": 20, "bns": {"enabled": True, "k": 8, "pool": 8, "partner_share": 0.5}}},
+            "objective.bns.partner_k",
+            "bank_size = 20",
+        ),
+        (
+            {"objective": {"bns": {"enabled": True, "list_delay": 6, "partner_share": 0.5}}},
+            "objective.bns.list_delay",
+            "> data.prefetch + data.threads = 6",
+        ),
         ({"objective": {"cla": {"stop_gradient": "all"}}}, "objective.cla.beta", "must be 0"),
         ({"train": {"steps": 50}}, "optim.warmup_steps", "< train.steps = 50"),
         ({"eval": {"tasks": ["halftrue"]}}, "eval.tasks", "must hold retrieval, which gives train.keep_best = i2t_R@1"),
@@ -139,7 +147,7 @@ def test_fields_that_contradict_each_other_are_refused(settings, name, said):
 
 
 def test_rules_of_what_is_off_do_not_bite():
-    from_config_dict({"objective": {"bns": {"enabled": False, "list_delay": 1}}})
+    from_config_dict({"objective": {"bns": {"enabled": False, "list_delay": 1, "partner_share": 0.5}}})
     from_config_dict({"objective": {"bns": {"enabled": True, "list_delay": 1, "partner_share": 0}}})
     from_config_dict({"eval": {"tasks": []}, "train": {"keep_best": None}})
 

@@ -94,7 +94,7 @@ BACL = "--config=configs/emoji_bacl.py"
     ("arguments", "said"),
     [
         ([BACL, "--config.objective.bns.kk=1"], "config.objective.bns.kk is unknown: did you mean --config.objective.bns.k?"),
-        ([BACL, "--config.train.steps=2.5"], "config.train.steps = '2.5': must be an integer >= 1; the default is 1300"),
+        ([BACL, "--config.train.steps=2.5"], "config.train.steps = '2.5': must be an integer >= 1; the default is 1000"),
         ([BACL, "--config.objective=1"], "config.objective"),
         ([BACL, "--workdir={tmp}", "--config.train.steps=0"], "config.train.steps = 0: must be an integer >= 1"),
         ([BACL, "--workdir={tmp}", "--config.data.augment_flip=maybe"], "config.data.augment_flip = 'maybe': must be True or False"),

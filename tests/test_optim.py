@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import pytest
 import tiny
 
 from bacl_jax.config import OptimConfig
@@ -19,12 +20,13 @@ def test_only_matrices_and_embeddings_decay():
     assert not any("norm" in p or "bias" in p or "positions" in p or "log_scale" in p for p in decayed)
 
 
-def test_the_policy_is_clipped_by_itself():
-    params = {"policy": {"kernel": jnp.zeros(4)}, "towers": {"kernel": jnp.zeros((2, 2))}, "log_scale": jnp.float32(1)}
-    assert groups(params)["policy"] == {"kernel": "policy"}
+@pytest.mark.parametrize("group", ["policy", "cross_attention"])
+def test_each_group_is_clipped_by_itself(group):
+    params = {group: {"kernel": jnp.zeros(4)}, "towers": {"kernel": jnp.zeros((2, 2))}, "log_scale": jnp.float32(1)}
+    assert groups(params)[group] == {"kernel": group}
     assert groups(params)["log_scale"] == "model"
     optimizer = make_optimizer(OptimConfig(warmup_steps=0), 10)
-    huge = params | {"policy": {"kernel": jnp.full(4, 1e6)}, "towers": {"kernel": jnp.ones((2, 2)) * 0.1}, "log_scale": jnp.float32(0)}
-    calm = huge | {"policy": {"kernel": jnp.zeros(4)}}
+    huge = params | {group: {"kernel": jnp.full(4, 1e6)}, "towers": {"kernel": jnp.ones((2, 2)) * 0.1}, "log_scale": jnp.float32(0)}
+    calm = huge | {group: {"kernel": jnp.zeros(4)}}
     state = optimizer.init(params)
     chex.assert_trees_all_close(optimizer.update(huge, state, params)[0]["towers"], optimizer.update(calm, state, params)[0]["towers"])

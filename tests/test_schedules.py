@@ -18,7 +18,7 @@ def test_curriculum_falls_and_changes_sign():
 
 
 def test_partner_share_grows_to_its_value():
-    config = BNSConfig(enabled=True, partner_share=0.4)
+    config = BNSConfig(enabled=True, partner_share=0.4, midpoint=0.5)
     assert [schedules.partner_share(s, 100, config) for s in (0, 25, 50, 100)] == pytest.approx([0, 0.2, 0.4, 0.4])
     assert schedules.partner_share(100, 100, BNSConfig(enabled=False, partner_share=0.4)) == 0
 

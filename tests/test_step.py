@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from bacl_jax.config import ConfigError, MeshConfig, OptimConfig
+from bacl_jax.config import CLAConfig, ConfigError, MeshConfig, OptimConfig
 from bacl_jax.mesh import make_mesh, to_global
 from bacl_jax.train.step import build
 
@@ -42,6 +42,19 @@ def test_eight_devices_give_the_update_of_one(trainer):
     chex.assert_trees_all_equal(states[0][0].bank.index, states[1][0].bank.index)
     chex.assert_trees_all_close(states[0][0].params, states[1][0].params, atol=1e-4)
     chex.assert_trees_all_close(states[0][1]["loss"], states[1][1]["loss"], rtol=1e-4)
+
+
+def test_cut_from_the_towers_cla_leaves_their_updates_as_they_are(trainer):
+    without = build(tiny.config(cla=CLAConfig()), tiny.VOCABULARY, tiny.one_device())
+    states = []
+    for t in (trainer, without):
+        state = t.init(1)
+        for i in range(3):
+            state, metrics = t.step(state, to_global(t.mesh, tiny.batch(i)))
+        states.append((state.params, metrics))
+    (ours, seen), (theirs, _) = states
+    assert float(seen["grad_norm_cross_attention"]) > 0
+    chex.assert_trees_all_close({k: v for k, v in ours.items() if k != "cross_attention"}, theirs, atol=1e-5)
 
 
 def test_a_non_finite_step_is_skipped_and_counted(trainer):

@@ -27,7 +27,7 @@ def config(**objective) -> Config:
         objective=dataclasses.replace(
             ObjectiveConfig(
                 bank_size=48,
-                bns=BNSConfig(enabled=True, k=4, pool=12, drawn_share=0.25, partner_k=3, partner_every=2, hidden=8),
+                bns=BNSConfig(enabled=True, k=4, pool=12, drawn_share=0.25, partner_share=0.25, partner_k=3, partner_every=2, hidden=8),
                 cla=CLAConfig(enabled=True, width=16, heads=2),
             ),
             **objective,

@@ -28,7 +28,16 @@ def tiny_config(**train: Any) -> Config:
         "save_minutes": None,
         "keep_best": None,
     } | train
-    bns = {"enabled": True, "k": 2, "pool": 4, "partner_k": 3, "partner_every": 4, "list_delay": 3}
+    bns = {
+        "enabled": True,
+        "k": 2,
+        "pool": 4,
+        "drawn_share": 0.0,
+        "partner_share": 0.25,
+        "partner_k": 3,
+        "partner_every": 4,
+        "list_delay": 3,
+    }
     return from_config_dict(
         {
             "train": train,

@@ -29,7 +29,7 @@ STEP_PANELS: dict[str, tuple[tuple[str, str], ...]] = {
         ("hard_share", "boundary score > 0"),
         ("hard_mass", "weight of those > -eps"),
     ),
-    "gradient norm": (("grad_norm", "model"), ("grad_norm_policy", "policy")),
+    "gradient norm": (("grad_norm", "model"), ("grad_norm_cross_attention", "cross-modal layers"), ("grad_norm_policy", "policy")),
     "schedules": (("alpha", "alpha"), ("temperature", "temperature")),
 }
 REFERENCES = {"log B": "--", "floor of the contrastive term": ":"}  # lines to compare with, and how they are drawn

@@ -5,32 +5,37 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from bacl_jax.config import CLAConfig
-from bacl_jax.models.layers import Block, pool
+from bacl_jax.models.layers import Block, l2_normalise, pool
 from bacl_jax.types import Features
+
+INIT_SCALE, INIT_BIAS = 10.0, -5.0  # of the matching logit: a mean cosine in [-1, 1] starts as a logit in [-15, 5]
 
 
 class CrossModal(nnx.Module):
     """Returns A [B, T, P] (last layer, mean over heads, each row a softmax over P) and a matching logit [B].
 
-    Text and anchor tokens of any width are projected to config.width. Anchor positions are
-    learned here, so that any tower's tokens can be located.
+    Text and anchor tokens of any width are projected to config.width. No positions are added: attention can then settle
+    on what a patch shows and on nothing else. The logit compares each word with what it found, as late interaction does
+    (arXiv 2111.07783): scale * mean_t cos(word_t, found_t) + bias.
     """
 
-    def __init__(self, config: CLAConfig, text_width: int, anchor_width: int, anchor_tokens: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: CLAConfig, text_width: int, anchor_width: int, *, dtype, rngs: nnx.Rngs):
         c = config.width
         self.dtype = dtype
         self.text_in = nnx.Linear(text_width, c, dtype=dtype, rngs=rngs)
         self.anchor_in = nnx.Linear(anchor_width, c, dtype=dtype, rngs=rngs)
-        self.positions = nnx.Param(0.02 * nnx.initializers.normal(1.0)(rngs.params(), (anchor_tokens, c)))
         self.blocks = nnx.List([Block(c, config.heads, 2, context_width=c, dtype=dtype, rngs=rngs) for _ in range(config.layers)])
         self.norm = nnx.LayerNorm(c, dtype=dtype, rngs=rngs)
-        self.match = nnx.Linear(c, 1, dtype=dtype, rngs=rngs)
+        self.word = nnx.Linear(c, c, dtype=dtype, rngs=rngs)
+        self.found = nnx.Linear(c, c, dtype=dtype, rngs=rngs)
+        self.scale = nnx.Param(jnp.log(jnp.float32(INIT_SCALE)))
+        self.bias = nnx.Param(jnp.float32(INIT_BIAS))
 
     def __call__(self, text: Features, anchor: Features) -> tuple[Float[Array, "B T P"], Float[Array, " B"]]:
-        x = self.text_in(text.tokens.astype(self.dtype))
-        context = self.anchor_in(anchor.tokens.astype(self.dtype)) + self.positions.astype(self.dtype)[None]
-        x, weights = self.blocks[0](x, text.mask, context, anchor.mask)
+        words = self.text_in(text.tokens.astype(self.dtype))
+        context = self.anchor_in(anchor.tokens.astype(self.dtype))
+        x, weights = self.blocks[0](words, text.mask, context, anchor.mask)
         for block in self.blocks[1:]:
             x, weights = block(x, text.mask, context, anchor.mask)
-        logit = self.match(pool(self.norm(x), text.mask))[:, 0]
-        return weights.mean(1), logit.astype(jnp.float32)
+        agreement = l2_normalise(self.word(words)) * l2_normalise(self.found(self.norm(x)))
+        return weights.mean(1), jnp.exp(self.scale[...]) * pool(agreement, text.mask).sum(-1) + self.bias[...]

@@ -44,7 +44,7 @@ class Model:
         }
         if config.objective.cla.enabled:
             self._makers["cross_attention"] = lambda rngs: CrossModal(
-                config.objective.cla, m.text.width, m.image.width, side * side, dtype=dtype, rngs=rngs
+                config.objective.cla, m.text.width, m.image.width, dtype=dtype, rngs=rngs
             )
         if config.objective.bns.enabled:
             bns = config.objective.bns

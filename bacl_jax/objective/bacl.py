@@ -49,12 +49,31 @@ def _sample(pairs: Pairs, s: Array, policy: bns.PolicyFn, key: Array, alpha: Arr
     return draws[0], draws[1]
 
 
+@pytree
+class Negatives:
+    """For each of some rows of the batch one caption that is not its own."""
+
+    rows: Int[Array, " E"]
+    text: Features  # of the captions, by the current text tower; the bank's with bns.stale, without tokens
+    ids: Array  # int32 [E, T]
+    mask: Array  # bool [E, T]
+    found: Bool[Array, " E"]  # False where the row has no negative
+
+
+def _of_batch(pairs: Pairs, column: Int[Array, " B"], found: Bool[Array, " B"]) -> Negatives:
+    """For every row the caption of another one."""
+    take = lambda x: x[column]  # noqa: E731
+    return Negatives(
+        rows=jnp.arange(column.shape[0]), text=jax.tree.map(take, pairs.text), ids=take(pairs.ids), mask=take(pairs.mask), found=found
+    )
+
+
 def _from_bank(
     pairs: Pairs, bank: Bank, policy: bns.PolicyFn, encode_text: Callable, key: Array, alpha: Array, config: ObjectiveConfig
-) -> tuple[Array, Bool[Array, "B E"], bns.Draw]:
+) -> tuple[Negatives, Bool[Array, "B E"], bns.Draw]:
     """Channel (b): for a share of the rows one bank caption is drawn and encoded by the current tower.
 
-    Returns embeddings [E, D] (columns for every row), where each is a negative, and the draw. With config.bns.stale
+    Returns the captions (columns for every row), where each is a negative of which row, and the draw. With config.bns.stale
     (an ablation) the bank's own, old embedding is used instead.
     """
     size = pairs.ids.shape[0]
@@ -66,39 +85,47 @@ def _from_bank(
     s, own = jax.lax.stop_gradient((cosine(z, bank.text), own))
     drawn = bns.sample(s, own, allowed, z, bank.text, policy, bns.row_keys(key, rows), alpha=alpha, config=config.bns)
     slot, found = bns.hardest(drawn)
-    w = bank.text[slot] if config.bns.stale else encode_text(bank.ids[slot], bank.mask[slot]).pooled
+    ids, mask = bank.ids[slot], bank.mask[slot]
+    no_tokens = jnp.zeros((*ids.shape, 0))
+    text = Features(pooled=bank.text[slot], tokens=no_tokens) if config.bns.stale else encode_text(ids, mask)
     negative = ~positives(pairs.caption_id, pairs.anchor_id, bank.caption_id[slot], bank.anchor_id[slot])
-    return w, negative & found[None], drawn
+    return Negatives(rows=rows, text=text, ids=ids, mask=mask, found=found), negative & found[None], drawn
 
 
-def local_terms(pairs: Pairs, drawn: bns.Draw | None, s: Array, attend: Callable, config: ObjectiveConfig) -> tuple[Array, Array, Metrics]:
-    """CLA on an even share of the rows: attention to the own caption against that of the hardest drawn negative.
+def most_similar(pairs: Pairs, s: Float[Array, "B B"]) -> Negatives:
+    """For every row the most similar caption of the batch that is no positive: the negative of CLA without BNS."""
+    blocked = positives(pairs.caption_id, pairs.anchor_id, pairs.caption_id, pairs.anchor_id)
+    return _of_batch(pairs, jnp.where(blocked, -2.0, s).argmax(1), (~blocked).any(1))
 
-    Without BNS the negative is the most similar caption of the batch that is not a positive. With cla.into_towers = False the
-    token features are cut from the gradient: the towers learn from the contrastive term alone.
+
+def local_terms(pairs: Pairs, drawn: Negatives, attend: Callable, config: ObjectiveConfig) -> tuple[Array, Array, Metrics]:
+    """CLA on an even share of the rows: attention to the own caption against that to the drawn negative.
+
+    The matching loss also rejects the captions of the next `cla.easy` rows: in a shuffled batch a uniform draw. With
+    cla.into_towers = False all token features are cut from the gradient: the towers learn from the contrastive term alone.
     """
     if not config.cla.into_towers:
-        pairs = jax.lax.stop_gradient(pairs)
-    size = pairs.ids.shape[0]
-    rows = even_rows(size, config.cla.row_share)
-    if drawn is None:
-        blocked = positives(pairs.caption_id, pairs.anchor_id, pairs.caption_id, pairs.anchor_id)
-        negative, found = jnp.where(blocked, -2.0, s).argmax(1)[rows], (~blocked).any(1)[rows]
-    else:
-        negative, found = (x[rows] for x in bns.hardest(drawn))
-    both = jnp.concatenate([rows, negative])
-    anchor = jax.tree.map(lambda x: x[jnp.concatenate([rows, rows])], pairs.anchor)
-    attention, logit = attend(jax.tree.map(lambda x: x[both], pairs.text), anchor)
-    n = rows.shape[0]
+        pairs, drawn = jax.lax.stop_gradient((pairs, drawn))
+    size, have = pairs.ids.shape[0], drawn.rows.shape[0]
+    pick = even_rows(have, min(config.cla.row_share * size / have, 1.0))
+    drawn = jax.tree.map(lambda x: x[pick], drawn)
+    rows, n, easy = drawn.rows, pick.shape[0], config.cla.easy
+    others = (rows[None] + 1 + jnp.arange(easy)[:, None]) % size
+    text = jax.tree.map(lambda x, y: jnp.concatenate([x[rows], y, x[others.reshape(-1)]]), pairs.text, drawn.text)
+    anchor = jax.tree.map(lambda x: x[jnp.tile(rows, 2 + easy)], pairs.anchor)
+    attention, logit = attend(text, anchor)
     positive_a, negative_a, compared, aligned = cla.aligned_attention(
-        pairs.ids[rows], pairs.mask[rows], attention[:n], pairs.ids[negative], pairs.mask[negative], attention[n:]
+        pairs.ids[rows], pairs.mask[rows], attention[:n], drawn.ids, drawn.mask, attention[n : 2 * n]
     )
-    use = found & aligned
+    positive = positives(pairs.caption_id[rows], pairs.anchor_id[rows], pairs.caption_id, pairs.anchor_id)
+    negative = jnp.concatenate([drawn.found[None], ~jnp.take_along_axis(positive, others.T, 1).T])
+    logit = logit.reshape(2 + easy, n)
     metrics = {
-        "cla_unaligned": (found & ~aligned).mean(),
-        "match_accuracy": jnp.where(found, ((logit[:n] > 0) + (logit[n:] < 0)) / 2, 0).sum() / jnp.maximum(found.sum(), 1),
+        "cla_unaligned": (drawn.found & ~aligned).mean(),
+        "match_accuracy": jnp.where(drawn.found, logit[0] > logit[1], 0).sum() / jnp.maximum(drawn.found.sum(), 1),
     }
-    return cla.local_loss(positive_a, negative_a, compared, use, config.cla), cla.match_loss(logit[:n], logit[n:], found), metrics
+    local = cla.local_loss(positive_a, negative_a, compared, drawn.found & aligned, config.cla)
+    return local, cla.match_loss(logit[0], logit[1:], negative), metrics
 
 
 def _contrast(
@@ -144,30 +171,34 @@ def bacl_loss(
     if config.kind == "infonce":
         metrics = {"loss_floor": infonce.floor(positive, config.same_id), "log_batch": jnp.log(jnp.float32(s.shape[0]))}
 
-    image_side = text_side = None
-    weights = extra_columns = None
+    weights = columns = drawn = None
     total = jnp.float32(0)
     if b.enabled:
         alpha = curriculum(progress, b)
-        image_side, text_side = _sample(pairs, jax.lax.stop_gradient(s), policy, jax.random.fold_in(key, 0), alpha, config)
-        draws = [image_side, text_side]
-        if b.reweight:
-            weights = bns.weight_matrix(image_side, s.shape[1], b.k), bns.weight_matrix(text_side, s.shape[0], b.k)
+        draws = []
+        if b.reweight or b.stale or b.drawn_share == 0:
+            image_side, text_side = _sample(pairs, jax.lax.stop_gradient(s), policy, jax.random.fold_in(key, 0), alpha, config)
+            draws += [image_side, text_side]
+            drawn = _of_batch(pairs, *bns.hardest(image_side))
+            if b.reweight:
+                weights = bns.weight_matrix(image_side, s.shape[1], b.k), bns.weight_matrix(text_side, s.shape[0], b.k)
         if b.drawn_share > 0:
             assert bank is not None
-            w, negative, bank_side = _from_bank(pairs, bank, policy, encode_text, jax.random.fold_in(key, 1), alpha, config)
-            extra_columns = scale * cosine(pairs.anchor.pooled, w), negative
+            fetched, negative, bank_side = _from_bank(pairs, bank, policy, encode_text, jax.random.fold_in(key, 1), alpha, config)
             draws.append(bank_side)
+            columns = scale * cosine(pairs.anchor.pooled, fetched.text.pooled), negative
+            drawn = drawn if b.stale else fetched
         metrics["loss_policy"] = sum((bns.policy_loss(d, alpha=alpha, config=b) for d in draws), jnp.float32(0)) / len(draws)
-        metrics |= {"alpha": alpha} | bns.diagnostics(image_side, b)
+        metrics |= {"alpha": alpha} | bns.diagnostics(draws[-1], b)
         total += metrics["loss_policy"]
 
-    contrast = _contrast(scale * s, positive, bias, weights, extra_columns, config)
+    contrast = _contrast(scale * s, positive, bias, weights, columns, config)
     metrics["loss_contrast"] = contrast
     total += contrast
 
     if config.cla.enabled:
-        local, match, extra = local_terms(pairs, image_side, jax.lax.stop_gradient(s), attend, config)
+        drawn = most_similar(pairs, jax.lax.stop_gradient(s)) if drawn is None else drawn
+        local, match, extra = local_terms(pairs, drawn, attend, config)
         metrics |= {"loss_local": local, "loss_match": match} | extra
         total += config.cla.lambda_local * local + config.cla.lambda_match * match
     return total, metrics | {"loss": total}

@@ -110,7 +110,7 @@ def local_loss(
     return jnp.where(use, each, 0).sum() / jnp.maximum(use.sum(), 1)
 
 
-def match_loss(positive: Float[Array, " B"], negative: Float[Array, " B"], use: Bool[Array, " B"]) -> Float[Array, ""]:
-    """Binary cross-entropy of the matching logit on (positive, drawn negative), mean over the pairs in `use`."""
-    each = -(jax.nn.log_sigmoid(positive) + jax.nn.log_sigmoid(-negative)) / 2
-    return jnp.where(use, each, 0).sum() / jnp.maximum(use.sum(), 1)
+def match_loss(positive: Float[Array, " B"], negative: Float[Array, "N B"], use: Bool[Array, "N B"]) -> Float[Array, ""]:
+    """Binary cross-entropy of the matching logit: the mean over the positives and that over the negatives in `use`, averaged."""
+    rejected = jnp.where(use, -jax.nn.log_sigmoid(-negative), 0).sum() / jnp.maximum(use.sum(), 1)
+    return (-jax.nn.log_sigmoid(positive).mean() + rejected) / 2

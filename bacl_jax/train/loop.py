@@ -103,7 +103,6 @@ class Loop:
 
     def _run(self, state: TrainState, position: Position, partners: PartnerLists, log: MetricLog, preemption: Preemption) -> Outcome:
         train, bns = self.config.train, self.config.objective.bns
-        draws_partners = bns.enabled and bns.partner_share > 0
         clock = SaveClock(train.save_minutes)
         step = start = position.step
         source = self.batches(start, partners)
@@ -123,7 +122,7 @@ class Loop:
             if stop:
                 self.checkpoints.wait()
                 return Outcome("done" if step >= train.steps else "preempted", state, position)
-            if draws_partners and step > 0 and step % bns.partner_every == 0:
+            if bns.draws_partners and step > 0 and step % bns.partner_every == 0:
                 partners.put(self._partner_list(state, step + bns.list_delay))
                 partners.drop_before(step)
 

@@ -150,14 +150,14 @@ def encode(model: Model, params: dict[str, Any], batch: Batch) -> Pairs:
 
 
 def group_norms(grads: dict[str, Any]) -> Metrics:
-    """Gradient norm of the model, and of the policy where there is one."""
+    """Gradient norm of the model, and of the cross-modal layers and of the policy where there are any."""
     label = groups(grads)
     leaves = list(zip(jax.tree.leaves(grads), jax.tree.leaves(label), strict=True))
 
     def norm(group: str) -> Array:
         return optax.tree.norm([g for g, name in leaves if name == group])
 
-    return {"grad_norm": norm("model")} | ({"grad_norm_policy": norm("policy")} if "policy" in grads else {})
+    return {"grad_norm": norm("model")} | {f"grad_norm_{name}": norm(name) for name in ("cross_attention", "policy") if name in grads}
 
 
 def average(old: dict[str, Any] | None, new: dict[str, Any], decay: float | None) -> dict[str, Any] | None:
