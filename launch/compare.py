@@ -33,33 +33,21 @@ def main() -> None:
         for side, search in ((study.BASELINE, study.recipes), (study.METHOD, study.methods)):
             trials = compare_points.trials(side, search, shared)
             run(trials, kept / "trials.parquet")
-            best = compare_points.best_trial(read(kept / "trials.parquet"), trials)
+            best = compare_points.best_trial(compare_points.read(kept / "trials.parquet"), trials)
             print(f"best of {side}: {json.dumps(best)}")
             shared = shared or best
     elif PHASE.value == "run":
-        for stage in (compare_points.main_pairs, compare_points.equal_time, compare_points.ablations, compare_points.vendor):
-            run(stage(read(kept / "runs.parquet")), kept / "runs.parquet")
+        for stage in (compare_points.timing_pairs, compare_points.main_runs, compare_points.vendor, compare_points.ablations):
+            run(stage(compare_points.read(kept / "runs.parquet")), kept / "runs.parquet")
     page = kept.with_suffix(".md")
-    page.write_text(results_page.render(read(kept / "runs.parquet"), read(kept / "trials.parquet")))
+    page.write_text(results_page.render(*(compare_points.read(kept / f"{name}.parquet") for name in ("runs", "trials"))))
     print(page)
 
 
 def run(chosen: list[points.Point], path: Path) -> None:
-    """Runs what is missing; each row is kept as soon as it is there."""
-    points.run(chosen, Path(WORKDIR.value), workers=WORKERS.value, keep=lambda row: keep(pd.DataFrame([row]), path))
-
-
-def read(path: Path) -> pd.DataFrame:
-    """The kept table; an empty one where there is none yet."""
-    return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=[*compare_points.LABELS, "steps", "step_ms"])
-
-
-def keep(table: pd.DataFrame, path: Path) -> None:
-    """Adds rows to the kept table; a row of the same labels is replaced. A reader sees the old file or the whole new one."""
-    both = pd.concat([read(path), table], ignore_index=True)
-    both = both.drop_duplicates(compare_points.LABELS, keep="last").sort_values(compare_points.LABELS, ignore_index=True)
-    both.to_parquet(path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
+    """Runs what is missing in the kept table, or is there with another config; each row is kept as soon as it is there."""
+    missing = compare_points.missing(chosen, compare_points.read(path))
+    points.run(missing, Path(WORKDIR.value), workers=WORKERS.value, keep=lambda row: compare_points.keep(pd.DataFrame([row]), path))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""Which runs the comparison consists of, in the order in which they are worth having."""
+"""Which runs the comparison consists of, in the order in which they are worth having, and the tables in which their results are kept."""
 
 import json
 import math
 import random
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from bacl_jax.config import sha256
 from bacl_jax.eval.study import step_cost
 from configs.studies import emoji as study
-from launch.points import Point
+from launch.points import Point, config_of
 
 LABELS = ["holdout", "variant", "budget", "seed"]
 
@@ -45,10 +47,29 @@ def point(
     return Point(config, overrides, {**labels, "settings": json.dumps(dict(extra or {}))}, "-".join(map(str, labels.values())))
 
 
+def read(path: Path) -> pd.DataFrame:
+    """The kept table; an empty one where there is none yet."""
+    return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=[*LABELS, "steps", "step_ms"])
+
+
+def keep(table: pd.DataFrame, path: Path) -> None:
+    """Adds rows to the kept table; a row of the same labels is replaced. A reader sees the old file or the whole new one."""
+    both = pd.concat([read(path), table], ignore_index=True)
+    both = both.drop_duplicates(LABELS, keep="last").sort_values(LABELS, ignore_index=True)
+    both.to_parquet(path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def missing(points: list[Point], kept: pd.DataFrame) -> list[Point]:
+    """Those of which no row is kept, or one that came from another config."""
+    have = set(kept[[*LABELS, "config"]].itertuples(index=False, name=None)) if "config" in kept else set()
+    return [one for one in points if (*(one.labels[c] for c in LABELS), sha256(config_of(one))) not in have]
+
+
 def trials(side: str, search: Callable[[random.Random], dict[str, Any]], shared: Mapping[str, Any]) -> list[Point]:
     """The search of one side on top of `shared`, on validation; `budget` numbers the trials, `settings` says what they tried."""
     return [
-        point(side, seed, budget=f"trial{number}", steps=study.STEPS, split="validation", extra={**shared, **trial})
+        point(side, seed, budget=f"trial{number}", steps=study.TUNING_STEPS, split="validation", extra={**shared, **trial})
         for number, trial in enumerate(study.trials(search))
         for seed in study.TUNING_SEEDS
     ]
@@ -70,15 +91,20 @@ def longer_steps(finished: pd.DataFrame) -> int:
     return math.ceil(study.STEPS * max(ratio, 1.0)) if ratio == ratio else study.STEPS
 
 
-def main_pairs(finished: pd.DataFrame) -> list[Point]:
-    """InfoNCE and BACL over all seeds, pair by pair."""
-    both = (study.BASELINE, study.METHOD)
-    return [point(variant, seed, steps=study.STEPS, localised=True) for seed in study.SEEDS for variant in both]
+def pair(seed: int) -> list[Point]:
+    """InfoNCE and BACL with one seed."""
+    return [point(variant, seed, steps=study.STEPS, localised=True) for variant in (study.BASELINE, study.METHOD)]
 
 
-def equal_time(finished: pd.DataFrame) -> list[Point]:
-    """InfoNCE with as many steps as BACL's wall-clock buys."""
-    return [point(study.BASELINE, seed, budget="time", steps=longer_steps(finished)) for seed in study.SEEDS]
+def timing_pairs(finished: pd.DataFrame) -> list[Point]:
+    """The pairs that say how long a step of either takes."""
+    return [one for seed in study.TIMING_SEEDS for one in pair(seed)]
+
+
+def main_runs(finished: pd.DataFrame) -> list[Point]:
+    """Seed by seed InfoNCE, BACL, and InfoNCE with as many steps as BACL's wall-clock buys."""
+    longer = longer_steps(finished)
+    return [one for seed in study.SEEDS for one in (*pair(seed), point(study.BASELINE, seed, budget="time", steps=longer))]
 
 
 def ablations(finished: pd.DataFrame) -> list[Point]:

@@ -1,4 +1,7 @@
-"""Runs a set of training runs, each in a process of its own, some at a time; finished ones are kept, so the set can be resumed."""
+"""Runs a set of training runs, each in a process of its own, some at a time; finished ones are kept, so the set can be resumed.
+
+The processes share a cache of compiled steps, in the folder of the runs: what differs in the seed alone is compiled once.
+"""
 
 import concurrent.futures
 import dataclasses
@@ -16,7 +19,7 @@ from typing import Any
 
 import rich.progress
 
-from bacl_jax.config import Config, from_config_dict
+from bacl_jax.config import Config, from_config_dict, sha256
 from bacl_jax.train.checkpoint import check_workdir
 
 
@@ -37,7 +40,7 @@ def command(point: Point, workdir: Path) -> list[str]:
 
 
 def result(point: Point, workdir: Path, steps: int) -> dict[str, Any] | None:
-    """The row of a finished point: labels, steps, milliseconds a step, metrics. None while it is not finished.
+    """The row of a finished point: labels, digest of its config, steps, milliseconds a step, metrics. None while it is not finished.
 
     launch.train writes DIR/done last.
     """
@@ -49,7 +52,13 @@ def result(point: Point, workdir: Path, steps: int) -> dict[str, Any] | None:
         metrics |= {k: v for k, v in json.loads(file.read_text())["metrics"].items() if k != "n"}
     log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     times = [(b["wall_seconds"] - a["wall_seconds"]) / (b["step"] - a["step"]) for a, b in itertools.pairwise(log) if b["step"] > a["step"]]
-    return {**point.labels, "steps": steps, "step_ms": 1e3 * statistics.median(times) if times else float("nan"), **metrics}
+    return {
+        **point.labels,
+        "config": sha256(config_of(point)),
+        "steps": steps,
+        "step_ms": 1e3 * statistics.median(times) if times else float("nan"),
+        **metrics,
+    }
 
 
 def config_of(point: Point) -> Config:
@@ -69,6 +78,7 @@ def run(points: Iterable[Point], folder: Path, *, workers: int, keep: Callable[[
     for point in points:
         check_workdir(folder / point.name, config_of(point))
     cores = sorted(os.sched_getaffinity(0))
+    environment = {"JAX_COMPILATION_CACHE_DIR": str((folder / "compiled").resolve())} | os.environ
     shares: queue.Queue[list[int]] = queue.Queue()
     for worker in range(workers):
         shares.put(cores[worker::workers] or cores)
@@ -82,7 +92,9 @@ def run(points: Iterable[Point], folder: Path, *, workers: int, keep: Callable[[
                     return found
                 workdir.mkdir(parents=True, exist_ok=True)
                 with (workdir / "output.txt").open("a") as output:
-                    process = subprocess.Popen(command(point, workdir), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+                    process = subprocess.Popen(
+                        command(point, workdir), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+                    )
                     os.sched_setaffinity(process.pid, mine)
                     process.wait()
             if (found := result(point, workdir, steps)) is None:

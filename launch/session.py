@@ -23,7 +23,7 @@ from bacl_jax.train.state import TrainState
 from bacl_jax.train.step import Trainer, build
 from bacl_jax.types import Batch
 
-HEAD_STEPS = 300  # of the cross-modal head that localisation gets for a model without one
+HEAD_STEPS = 500  # of the cross-modal head that localisation gets for a model without one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Run:
             self.tokenizer,
             config,
             start_step=start_step,
-            partners=partners if bns.enabled and bns.partner_share > 0 else None,
+            partners=partners if bns.draws_partners else None,
             partner_share=functools.partial(schedules.partner_share, steps=config.train.steps, config=bns),
             shard=(jax.process_index(), jax.process_count()),
         )
