@@ -168,7 +168,7 @@ def test_the_fields_that_a_resumed_run_may_change():
 
 def test_every_kind_of_error_of_a_manifest_is_described():
     raised = set()
-    for module in ("manifest", "transforms"):
+    for module in ("manifest", "records", "transforms"):
         source = text(f"bacl_jax/data/{module}.py")
         raised |= set(re.findall(r'kind="(\w+)"', source)) | set(re.findall(r'_Bad\(.*"(\w+)"\)', source))
     described = text("docs/data.md").split("### Errors")[1].split("\n## ")[0]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bacl_jax.config import ConfigError, DataConfig
-from bacl_jax.data import DataSet, ManifestError, load, manifest
+from bacl_jax.data import DataSet, ManifestError, load, manifest, records
 from bacl_jax.data.source import DataError
 
 CONFIG = DataConfig(kind="manifest", image_size=8)
@@ -219,7 +219,7 @@ def test_long_fields_of_a_csv(folder, monkeypatch):
     path = _csv_bytes(folder, b"image,caption,other\nimages/0.png,red,x\n\nimages/1.png,green," + b"x" * 200_000 + b"\n")
     assert [_load(path).train[i].caption for i in range(2)] == ["red", "green"]
     before = csv.field_size_limit(1000)
-    monkeypatch.setattr(manifest, "FIELD_CHARS", 1000)
+    monkeypatch.setattr(records, "FIELD_CHARS", 1000)
     try:
         with pytest.raises(ManifestError, match=r"a field has more than 1,000 characters \(line 4\); shorten it, or close") as caught:
             _load(path, on_error="skip")

@@ -3,8 +3,8 @@
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import emoji, manifest
 from bacl_jax.data.loader import batches, eval_batches
-from bacl_jax.data.manifest import ManifestError
 from bacl_jax.data.order import PartnerList, PartnerLists
+from bacl_jax.data.records import ManifestError
 from bacl_jax.data.source import DataError, DataSet, EvalSplit, Example, OnSkip, Source
 from bacl_jax.data.tokenizer import Tokenizer
 

@@ -9,42 +9,28 @@ a manifest from someone else cannot point at other files. Pictures that lie else
 Nothing is invented: rows without a split column are all training rows, and the validation and test splits then have zero rows.
 """
 
-import csv
 import dataclasses
-import json
 import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.progress import track
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import transforms
+from bacl_jax.data.records import Fields, ManifestError, read, text
 from bacl_jax.data.source import SPLITS, ArraySource, DataError, DataSet, Example, OnSkip, Source, assemble, normalise
 
 log = logging.getLogger("bacl_jax")
 
 KEPT_BYTES = 512 * 2**20  # decoded pictures are kept in memory when they all fit into this
-FIELD_CHARS = 2**24  # the longest field of a CSV file; the csv module's own limit, 131,072, is lower
 _THREADS = min(32, 2 * (os.cpu_count() or 1))
 _SPLIT_NAMES = ("train", *SPLITS)
-
-
-class ManifestError(DataError):
-    """A manifest, or one row of it, that cannot be used: the file, the row (the first data row is 1; None: the file as a whole), what
-    was found, and the remedy."""
-
-    def __init__(self, manifest: Path, row: int | None, found: str, remedy: str, *, kind: str):
-        where = f"{manifest}" if row is None else f"{manifest}, data row {row}"
-        super().__init__(f"{where}: {found}; {remedy}", kind=kind)
-        self.manifest, self.row = manifest, row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +81,8 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
         raise ConfigError('data.path = None; data.kind = "manifest" needs the path of a .csv, .jsonl or .parquet file')
     manifest = Path(config.path)
     skips = _Skips(config.on_error, on_skip)
-    pairs = [pair for row, fields in _read(manifest, config) if (pair := skips.guard(_parse, manifest, row, fields, config)) is not None]
+    columns = [config.image_column, config.caption_column, *filter(None, (config.id_column, config.split_column))]
+    pairs = [pair for row, fields in read(manifest, columns) if (pair := skips.guard(_parse, manifest, row, fields, config)) is not None]
     pairs, images = _check_pictures(manifest, pairs, config, skips)
     if not any(pair.split == "train" for pair in pairs):
         found = f"no row is left for training; hold-outs have {len(pairs)}, left out were {dict(skips.counts) or 'none'}"
@@ -146,20 +133,8 @@ class _Skips:
             return None
 
 
-def _read(manifest: Path, config: DataConfig) -> Iterator[tuple[int, "_Fields"]]:
-    """(row, its fields) for each row of the file."""
-    reader = _READERS.get(manifest.suffix.lower())
-    if reader is None:
-        raise ManifestError(manifest, None, f"unknown type {manifest.suffix!r}", f"use one of {', '.join(_READERS)}", kind="type")
-    columns = [config.image_column, config.caption_column, *filter(None, (config.id_column, config.split_column))]
-    try:
-        yield from enumerate(reader(manifest, columns), start=1)
-    except OSError as error:
-        raise ManifestError(manifest, None, f"cannot be read ({error})", "correct data.path", kind="missing") from error
-
-
-def _parse(manifest: Path, row: int, record: "_Fields", config: DataConfig) -> Pair:
-    fields = {column: _text(manifest, row, column, value) for column, value in record.items()}
+def _parse(manifest: Path, row: int, record: Fields, config: DataConfig) -> Pair:
+    fields = {column: text(manifest, row, column, value) for column, value in record.items()}
     caption = normalise(fields[config.caption_column])
     if not caption:
         raise ManifestError(
@@ -170,49 +145,29 @@ def _parse(manifest: Path, row: int, record: "_Fields", config: DataConfig) -> P
         raise ManifestError(
             manifest, row, f"{split!r} in column {config.split_column!r}", f"use one of {', '.join(_SPLIT_NAMES)}", kind="split"
         )
-    text = fields[config.image_column].strip()
-    path = _locate(manifest, row, text)
+    image = fields[config.image_column].strip()
+    path = _locate(manifest, row, image)
     anchor_key = fields[config.id_column].strip() if config.id_column else ""
-    return Pair(row, path, caption, anchor_key or os.path.normpath(text), split)
+    return Pair(row, path, caption, anchor_key or os.path.normpath(image), split)
 
 
-def _locate(manifest: Path, row: int, text: str) -> Path:
+def _locate(manifest: Path, row: int, image: str) -> Path:
     """The picture's path, inside the manifest's folder by name; an existing regular file."""
-    if not text:
+    if not image:
         raise ManifestError(manifest, row, "the image path is empty", "write one or remove the row", kind="missing")
     folder = os.path.abspath(manifest.parent)
-    path = os.path.normpath(os.path.join(folder, text))
+    path = os.path.normpath(os.path.join(folder, image))
     if os.path.commonpath([folder, path]) != folder:
         raise ManifestError(
-            manifest, row, f"image {text!r} lies outside {folder}", "move it there, or make a symbolic link there", kind="outside"
+            manifest, row, f"image {image!r} lies outside {folder}", "move it there, or make a symbolic link there", kind="outside"
         )
     try:
         exists = os.path.isfile(path)
     except ValueError:  # a NUL in the path
         exists = False
     if not exists:
-        raise ManifestError(manifest, row, f"image {text!r} is no file in {folder}", "correct the path or remove the row", kind="missing")
+        raise ManifestError(manifest, row, f"image {image!r} is no file in {folder}", "correct the path or remove the row", kind="missing")
     return Path(path)
-
-
-def _text(manifest: Path, row: int, column: str, value: object) -> str:
-    """A field as text: bytes are decoded, whole numbers written out (7.0 as 7), null is empty; anything else is an error."""
-    if value is None:
-        return ""
-    try:
-        if isinstance(value, bytes):
-            return value.decode("utf-8")
-        if isinstance(value, str):
-            return value.encode("utf-8").decode()  # refuses what a reader could not decode, and lone surrogates of JSON
-    except UnicodeError as error:
-        raise ManifestError(manifest, row, f"column {column!r} is not UTF-8", "save the file as UTF-8", kind="encoding") from error
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # pandas writes whole numbers beside a null as floats
-        return str(int(value))
-    if isinstance(value, _Bad):
-        raise ManifestError(manifest, row, value.found, value.remedy, kind=value.kind)
-    raise ManifestError(manifest, row, f"column {column!r} holds a {type(value).__name__}", "write a text", kind="columns")
 
 
 def _check_pictures(manifest: Path, pairs: list[Pair], config: DataConfig, skips: _Skips) -> tuple[list[Pair], list[np.ndarray] | None]:
@@ -262,106 +217,3 @@ def _warn_of_leaks(manifest: Path, pairs: Sequence[Pair]) -> None:
     leaked = sorted({pair.anchor_key for pair in pairs if pair.split != "train"} & trained)
     if leaked:
         log.warning("%s: %d images are both in training and in a hold-out, such as %r", manifest, len(leaked), leaked[0])
-
-
-@dataclasses.dataclass(frozen=True)
-class _Bad:
-    """Stands for the fields of a row that a reader could not take apart."""
-
-    found: str
-    remedy: str
-    kind: str
-
-
-_Fields = dict[str, object]  # column -> str, bytes, int or None when it is good
-
-
-def _need(manifest: Path, columns: Sequence[str], found: Sequence[str]) -> None:
-    for column in columns:
-        if list(found).count(column) != 1:
-            raise ManifestError(
-                manifest,
-                None,
-                f"column {column!r} occurs {list(found).count(column)} times; found: {', '.join(map(repr, found)) or 'none'}",
-                "name the columns in data.image_column, data.caption_column, data.id_column, data.split_column",
-                kind="columns",
-            )
-
-
-def _read_csv(manifest: Path, columns: Sequence[str]) -> Iterator[_Fields]:
-    """Empty lines do not count as rows. Broken quoting, or a field above FIELD_CHARS, stops the reading, for where the next row
-    starts is then unknown."""
-    csv.field_size_limit(max(csv.field_size_limit(), FIELD_CHARS))  # holds for the whole process
-    row = -1  # the last one read; 0 is the header
-    with open(manifest, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            header = next(reader, [])
-            row = 0
-            if any("\udc80" <= character <= "\udcff" for character in "".join(header)):
-                raise ManifestError(manifest, None, "the header line is not UTF-8", "save the file as UTF-8", kind="encoding")
-            _need(manifest, columns, header)
-            for record in reader:
-                row += bool(record)
-                if len(record) == len(header):
-                    yield {column: record[header.index(column)] for column in columns}
-                elif record:
-                    bad = _Bad(f"{len(record)} fields, the header has {len(header)}", "quote a field that holds commas", "columns")
-                    yield dict.fromkeys(columns, bad)
-        except csv.Error as error:
-            if "field limit" in str(error):
-                found = f"a field has more than {csv.field_size_limit():,} characters (line {reader.line_num})"
-                remedy = "shorten it, or close the quote that was left open"
-                raise ManifestError(manifest, row + 1 or None, found, remedy, kind="syntax") from error
-            raise ManifestError(manifest, None, f"line {reader.line_num}: {error}", "correct the quoting", kind="syntax") from error
-
-
-def _read_jsonl(manifest: Path, columns: Sequence[str]) -> Iterator[_Fields]:
-    """Every line is a row."""
-    with open(manifest, "rb") as file:
-        for line in file:
-            yield _json_fields(line.removeprefix(b"\xef\xbb\xbf"), columns)
-
-
-def _json_fields(line: bytes, columns: Sequence[str]) -> _Fields:
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        return dict.fromkeys(columns, _Bad("the line is not UTF-8", "save the file as UTF-8", "encoding"))
-    except (ValueError, RecursionError) as error:
-        return dict.fromkeys(columns, _Bad(f"the line is not JSON ({error})", "write one object a line", "syntax"))
-    missing = [column for column in columns if column not in record] if isinstance(record, dict) else columns
-    if missing:
-        return dict.fromkeys(
-            columns, _Bad(f"no field {', '.join(map(repr, missing))}", "write one object a line, with all fields", "columns")
-        )
-    return {column: record[column] for column in columns}
-
-
-def _read_parquet(manifest: Path, columns: Sequence[str]) -> Iterator[_Fields]:
-    try:
-        with open(manifest, "rb") as raw, pq.ParquetFile(raw) as file:
-            _need(manifest, columns, file.schema_arrow.names)
-            for batch in file.iter_batches(columns=list(columns)):
-                values = [_as_bytes(batch.column(column)).to_pylist() for column in columns]
-                yield from (dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True))
-    except (pa.ArrowException, ValueError, OSError) as error:
-        from_system = isinstance(error, OSError) and error.errno is not None  # Arrow's OSError for corrupt data has no number
-        if isinstance(error, ManifestError) or from_system:
-            raise
-        raise ManifestError(manifest, None, f"not a readable Parquet file ({error})", "write it again", kind="syntax") from error
-
-
-def _as_bytes(column: pa.Array) -> pa.Array:
-    """Texts as bytes, so that each value is decoded, and can fail, on its own."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type)
-    return column.cast(pa.large_binary()) if is_text else column
-
-
-_READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[_Fields]]] = {
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}

@@ -29,6 +29,11 @@ class Pairs:
     caption_id: Array  # uint32 [B, 2]
     anchor_id: Array  # uint32 [B, 2]
 
+    @property
+    def positive(self) -> Bool[Array, "B B"]:
+        """Which text is a positive of which anchor."""
+        return positives(self.caption_id, self.anchor_id, self.caption_id, self.anchor_id)
+
 
 def even_rows(size: int, share: float) -> Int[Array, " n"]:
     """round(share * size) rows, at least one, spread evenly over the batch and so over its shards."""
@@ -39,8 +44,7 @@ def even_rows(size: int, share: float) -> Int[Array, " n"]:
 def _sample(pairs: Pairs, s: Array, policy: bns.PolicyFn, key: Array, alpha: Array, config: ObjectiveConfig) -> tuple[bns.Draw, bns.Draw]:
     """BNS over the batch, from the anchors' side (rows of s) and from the texts' side (columns)."""
     z, w, own = pairs.anchor.pooled, pairs.text.pooled, jnp.diagonal(s)
-    positive = positives(pairs.caption_id, pairs.anchor_id, pairs.caption_id, pairs.anchor_id)
-    everyone = jnp.ones(s.shape[0], bool)
+    positive, everyone = pairs.positive, jnp.ones(s.shape[0], bool)
     draws = []
     for side, (scores, query, columns, ids) in enumerate(((s, z, w, pairs.caption_id), (s.T, w, z, pairs.anchor_id))):
         keys = bns.row_keys(jax.random.fold_in(key, side), jnp.arange(s.shape[0]))
@@ -94,8 +98,8 @@ def _from_bank(
 
 def most_similar(pairs: Pairs, s: Float[Array, "B B"]) -> Negatives:
     """For every row the most similar caption of the batch that is no positive: the negative of CLA without BNS."""
-    blocked = positives(pairs.caption_id, pairs.anchor_id, pairs.caption_id, pairs.anchor_id)
-    return _of_batch(pairs, jnp.where(blocked, -2.0, s).argmax(1), (~blocked).any(1))
+    positive = pairs.positive
+    return _of_batch(pairs, jnp.where(positive, -2.0, s).argmax(1), (~positive).any(1))
 
 
 def local_terms(pairs: Pairs, drawn: Negatives, attend: Callable, config: ObjectiveConfig) -> tuple[Array, Array, Metrics]:
@@ -117,8 +121,7 @@ def local_terms(pairs: Pairs, drawn: Negatives, attend: Callable, config: Object
     positive_a, negative_a, compared, aligned = cla.aligned_attention(
         pairs.ids[rows], pairs.mask[rows], attention[:n], drawn.ids, drawn.mask, attention[n : 2 * n]
     )
-    positive = positives(pairs.caption_id[rows], pairs.anchor_id[rows], pairs.caption_id, pairs.anchor_id)
-    negative = jnp.concatenate([drawn.found[None], ~jnp.take_along_axis(positive, others.T, 1).T])
+    negative = jnp.concatenate([drawn.found[None], ~pairs.positive[rows[None], others]])
     logit = logit.reshape(2 + easy, n)
     metrics = {
         "cla_unaligned": (drawn.found & ~aligned).mean(),
@@ -165,8 +168,7 @@ def bacl_loss(
     policy, attend, encode_text are called only where the config switches on what needs them. Memory O(B^2 + B pool D).
     """
     b, scale = config.bns, jnp.exp(log_scale)
-    s = cosine(pairs.anchor.pooled, pairs.text.pooled)
-    positive = positives(pairs.caption_id, pairs.anchor_id, pairs.caption_id, pairs.anchor_id)
+    s, positive = cosine(pairs.anchor.pooled, pairs.text.pooled), pairs.positive
     metrics: Metrics = {}
     if config.kind == "infonce":
         metrics = {"loss_floor": infonce.floor(positive, config.same_id), "log_batch": jnp.log(jnp.float32(s.shape[0]))}
