@@ -54,8 +54,8 @@ def full_bank():
 
 
 def attend(text, anchor):
-    logits = jnp.einsum("btd,bpd->btp", text.tokens, anchor.tokens)
-    return jax.nn.softmax(logits, axis=-1), logits.mean((1, 2))
+    logits = jnp.einsum("nbtd,bpd->nbtp", text.tokens, anchor.tokens)
+    return jax.nn.softmax(logits, axis=-1), logits.mean((2, 3))
 
 
 def encode_text(ids, mask):
@@ -175,8 +175,8 @@ def test_attention_is_asked_for_the_own_caption_the_hardest_negative_and_easy_on
     rows = even_rows(B, 0.5)
     negative = bns.hardest(sampled(p, config)[1][0])[0][rows]
     ((text, anchor),) = asked
-    chex.assert_trees_all_equal(text.tokens, p.text.tokens[jnp.concatenate([rows, negative, (rows + 1) % B, (rows + 2) % B])])
-    chex.assert_trees_all_equal(anchor.tokens, p.anchor.tokens[jnp.tile(rows, 4)])
+    chex.assert_trees_all_equal(text.tokens, p.text.tokens[jnp.stack([rows, negative, (rows + 1) % B, (rows + 2) % B])])
+    chex.assert_trees_all_equal(anchor.tokens, p.anchor.tokens[rows])
     assert not (rows == negative).any()
 
 
@@ -196,10 +196,10 @@ def test_captions_drawn_from_the_bank_are_what_attention_compares_with():
         bacl.local_terms(p, drawn, spy, config)
         ((text, anchor),) = asked
         n = min(round(share * B), B // 2)
-        assert text.tokens.shape[0] == 2 * n
+        assert text.tokens.shape[:2] == (2, n)
         pick = even_rows(B // 2, n / (B // 2))
-        chex.assert_trees_all_equal(text.pooled[n:], drawn.text.pooled[pick])
-        chex.assert_trees_all_equal(anchor.tokens[n:], p.anchor.tokens[drawn.rows[pick]])
+        chex.assert_trees_all_equal(text.pooled[1], drawn.text.pooled[pick])
+        chex.assert_trees_all_equal(anchor.tokens, p.anchor.tokens[drawn.rows[pick]])
 
 
 def test_an_easy_negative_that_is_a_positive_does_not_count():
@@ -207,7 +207,7 @@ def test_an_easy_negative_that_is_a_positive_does_not_count():
     same = jnp.zeros_like(p.caption_id)  # every caption of the batch is the same one
     p, config = dataclasses.replace(p, caption_id=same), ObjectiveConfig(bns=BNS, cla=CLAConfig(enabled=True, easy=3))
     negatives = dataclasses.replace(drawn_from_batch(p, config), found=jnp.zeros(B, bool))
-    seen = bacl.local_terms(p, negatives, lambda text, anchor: (attend(text, anchor)[0], jnp.full(text.tokens.shape[0], 4.0)), config)[1]
+    seen = bacl.local_terms(p, negatives, lambda text, anchor: (attend(text, anchor)[0], jnp.full(text.tokens.shape[:2], 4.0)), config)[1]
     chex.assert_trees_all_close(seen, jnp.log1p(jnp.exp(-4.0)) / 2, rtol=1e-5)  # the positives alone
 
 

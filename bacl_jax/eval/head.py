@@ -41,7 +41,7 @@ def train_head(
     def loss(head: dict[str, Any], batch: Batch) -> Array:
         pairs = encode(model, params, batch)
         negatives = bacl.most_similar(pairs, cosine(pairs.anchor.pooled, pairs.text.pooled))
-        return bacl.local_terms(pairs, negatives, lambda *args: model.attend(head, *args), config.objective)[1]
+        return bacl.local_terms(pairs, negatives, lambda *args: model.attend_each(head, *args), config.objective)[1]
 
     @jax.jit
     def step(head: dict[str, Any], state: Any, batch: Batch) -> tuple[dict[str, Any], Any]:

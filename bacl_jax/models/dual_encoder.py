@@ -3,6 +3,7 @@
 Parameter paths: towers/image/..., towers/text/..., cross_attention/..., policy/..., log_scale, bias (sigmoid only).
 """
 
+import functools
 import zlib
 from typing import Any
 
@@ -82,6 +83,10 @@ class Model:
     def attend(self, params: Params, text: Features, anchor: Features) -> tuple[Float[Array, "B T P"], Float[Array, " B"]]:
         """CLA's attention A [B, T, P] and matching logit [B]."""
         return self._module(params, "cross_attention")(text, anchor)
+
+    def attend_each(self, params: Params, text: Features, anchor: Features) -> tuple[Float[Array, "N B T P"], Float[Array, "N B"]]:
+        """`attend` for N captions an anchor, text [N, B, T, C]: what depends on the anchor alone is computed once."""
+        return jax.vmap(functools.partial(self.attend, params), (0, None))(text, anchor)
 
     def policy(self, params: Params, anchor: Array, candidates: Array, s: Array, boundary: Array) -> Float[Array, "B K"]:
         """BNS's raw score of every candidate."""

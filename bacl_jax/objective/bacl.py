@@ -113,16 +113,15 @@ def local_terms(pairs: Pairs, drawn: Negatives, attend: Callable, config: Object
     size, have = pairs.ids.shape[0], drawn.rows.shape[0]
     pick = even_rows(have, min(config.cla.row_share * size / have, 1.0))
     drawn = jax.tree.map(lambda x: x[pick], drawn)
-    rows, n, easy = drawn.rows, pick.shape[0], config.cla.easy
+    rows, easy = drawn.rows, config.cla.easy
     others = (rows[None] + 1 + jnp.arange(easy)[:, None]) % size
-    text = jax.tree.map(lambda x, y: jnp.concatenate([x[rows], y, x[others.reshape(-1)]]), pairs.text, drawn.text)
-    anchor = jax.tree.map(lambda x: x[jnp.tile(rows, 2 + easy)], pairs.anchor)
+    text = jax.tree.map(lambda x, y: jnp.concatenate([x[rows][None], y[None], x[others]]), pairs.text, drawn.text)
+    anchor = jax.tree.map(lambda x: x[rows], pairs.anchor)
     attention, logit = attend(text, anchor)
     positive_a, negative_a, compared, aligned = cla.aligned_attention(
-        pairs.ids[rows], pairs.mask[rows], attention[:n], drawn.ids, drawn.mask, attention[n : 2 * n]
+        pairs.ids[rows], pairs.mask[rows], attention[0], drawn.ids, drawn.mask, attention[1]
     )
     negative = jnp.concatenate([drawn.found[None], ~pairs.positive[rows[None], others]])
-    logit = logit.reshape(2 + easy, n)
     metrics = {
         "cla_unaligned": (drawn.found & ~aligned).mean(),
         "match_accuracy": jnp.where(drawn.found, logit[0] > logit[1], 0).sum() / jnp.maximum(drawn.found.sum(), 1),
@@ -165,7 +164,8 @@ def bacl_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """L = L_contrast + lambda_local L_local + lambda_match L_match + L_policy and its parts.
 
-    policy, attend, encode_text are called only where the config switches on what needs them. Memory O(B^2 + B pool D).
+    policy, attend, encode_text are called only where the config switches on what needs them; attend takes several captions an
+    anchor: text [N, B, T, C] and anchor [B, P, C] to A [N, B, T, P] and matching logits [N, B]. Memory O(B^2 + B pool D).
     """
     b, scale = config.bns, jnp.exp(log_scale)
     s, positive = cosine(pairs.anchor.pooled, pairs.text.pooled), pairs.positive

@@ -71,7 +71,7 @@ class Trainer:
             log_scale=params["log_scale"],
             bias=params.get("bias"),
             policy=lambda *args: self.model.policy(params, *args),
-            attend=lambda *args: self.model.attend(params, *args),
+            attend=lambda *args: self.model.attend_each(params, *args),
             encode_text=lambda *args: self.model.encode_text(params, *args),
             key=jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step),
             progress=schedules.progress(state.step, self.config.train.steps),
