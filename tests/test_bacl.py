@@ -70,7 +70,7 @@ def loss(config, bank=None):
         bank,
         log_scale=jnp.log(jnp.float32(10.0)),
         bias=jnp.float32(-1.0),
-        policy=lambda anchor, candidates, s, boundary: jnp.zeros_like(s),
+        policy=lambda anchor, columns, picked, s, boundary: jnp.zeros_like(s),
         attend=attend,
         encode_text=encode_text,
         key=jax.random.key(0),
@@ -134,7 +134,7 @@ def test_cla_adds_its_weighted_terms_and_works_without_bns():
 
 def sampled(p, config):
     s = cosine(p.anchor.pooled, p.text.pooled)
-    zero = lambda anchor, candidates, s, boundary: jnp.zeros_like(s)  # noqa: E731
+    zero = lambda anchor, columns, picked, s, boundary: jnp.zeros_like(s)  # noqa: E731
     return s, bacl._sample(p, s, zero, jax.random.fold_in(jax.random.key(0), 0), curriculum(1.0, config.bns), config)
 
 
@@ -191,7 +191,7 @@ def test_captions_drawn_from_the_bank_are_what_attention_compares_with():
             return attend(text, anchor)
 
         p, bank = pairs(), full_bank()
-        zero = lambda anchor, candidates, s, boundary: jnp.zeros_like(s)  # noqa: E731
+        zero = lambda anchor, columns, picked, s, boundary: jnp.zeros_like(s)  # noqa: E731
         drawn, _, _ = bacl._from_bank(p, bank, zero, encode_text, jax.random.key(1), jnp.float32(-0.5), config)
         bacl.local_terms(p, drawn, spy, config)
         ((text, anchor),) = asked
@@ -225,7 +225,7 @@ def test_the_local_losses_reach_the_towers_only_by_switch(reach):
 
 def test_a_drawn_caption_is_no_negative_of_the_rows_that_share_it():
     p, bank, config = pairs(), full_bank(), ObjectiveConfig(bns=dataclasses.replace(BNS, drawn_share=1.0))
-    zero = lambda anchor, candidates, s, boundary: jnp.zeros_like(s)  # noqa: E731
+    zero = lambda anchor, columns, picked, s, boundary: jnp.zeros_like(s)  # noqa: E731
     fetched, negative, drawn = bacl._from_bank(p, bank, zero, encode_text, jax.random.key(1), jnp.float32(-0.5), config)
     slot, _ = bns.hardest(drawn)
     shared = positives(p.caption_id, p.anchor_id, bank.caption_id[slot], bank.anchor_id[slot])
@@ -244,7 +244,7 @@ def test_the_weight_q_carries_no_gradient_into_the_contrastive_term():
             None,
             log_scale=jnp.float32(2.0),
             bias=None,
-            policy=lambda anchor, candidates, s, boundary: gain * s,
+            policy=lambda anchor, columns, picked, s, boundary: gain * s,
             attend=attend,
             encode_text=encode_text,
             key=jax.random.key(0),

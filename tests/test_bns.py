@@ -32,7 +32,7 @@ def keys(seed=0):
     return bns.row_keys(jax.random.key(seed), jnp.arange(A))
 
 
-def no_policy(anchor, candidates, s, boundary):
+def no_policy(anchor, columns, picked, s, boundary):
     return jnp.zeros_like(s)
 
 
@@ -140,7 +140,7 @@ def test_gradient_reaches_the_policy_alone():
 
     def loss(z, w, s, gain):
         c = bns.choose_candidates(s, own, allowed, keys(), k=8, pool=16)
-        drawn = bns.draw(c, z, w, lambda a, b, s, boundary: gain * s, keys(1), alpha=jnp.float32(0.0), config=config)
+        drawn = bns.draw(c, z, w, lambda a, b, picked, s, boundary: gain * s, keys(1), alpha=jnp.float32(0.0), config=config)
         return bns.policy_loss(drawn, alpha=jnp.float32(0.0), config=config)
 
     dz, dw, ds, dgain = jax.grad(loss, (0, 1, 2, 3))(z, w, s, jnp.float32(1.0))

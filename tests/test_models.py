@@ -65,11 +65,17 @@ def test_a_part_that_is_off_is_named():
 def test_policy_is_bounded():
     m = model()
     params = jax.jit(m.init)(jax.random.key(0))
-    huge = jax.tree.map(lambda x: x * 1e3, params["policy"])
     r = np.random.default_rng(0)
-    z, c = jnp.asarray(r.normal(size=(4, 16)), jnp.float32), jnp.asarray(r.normal(size=(4, 5, 16)), jnp.float32)
-    score = m.policy({"policy": huge}, z, c, c[..., 0], c[..., 1])
-    assert float(jnp.abs(score).max()) <= 1.0
+    z, w = jnp.asarray(r.normal(size=(4, 16)), jnp.float32), jnp.asarray(r.normal(size=(9, 16)), jnp.float32)
+    picked = jnp.asarray(r.integers(0, 9, (4, 5)))
+    s = (z @ w.T)[jnp.arange(4)[:, None], picked]
+    assert float(jnp.abs(m.policy(params, z, w, picked, s, s - 0.5)).max()) == 0  # at first the schedule alone draws
+    huge = jax.tree.map(lambda x: x * 1e3 + 1, params["policy"])
+    score = m.policy({"policy": huge}, z, w, picked, s, s - 0.5)
+    assert 0 < float(jnp.abs(score).max()) <= 1.0
+    two = picked.at[0, 0].set(picked[1, 1]).at[1, 1].set(picked[0, 0])  # a score depends on the picked column alone
+    swapped = m.policy({"policy": huge}, z, w, two, s, s - 0.5)
+    np.testing.assert_array_equal(np.asarray(score)[2:], np.asarray(swapped)[2:])
 
 
 def test_bfloat16_computes_low_and_returns_float32_embeddings():

@@ -32,7 +32,7 @@ def full_bank(size=60, filled=50, dim=8, captions=20):
 
 def lists(bank, alpha, tile=512, **config):
     config = BNSConfig(enabled=True, k=8, pool=40, partner_k=4, **config)
-    zero = lambda anchor, candidates, s, boundary: jnp.zeros_like(s)  # noqa: E731
+    zero = lambda anchor, columns, picked, s, boundary: jnp.zeros_like(s)  # noqa: E731
     index, found = partner_lists(bank, zero, jax.random.key(0), alpha=jnp.float32(alpha), config=config, tile=tile)
     return np.asarray(index), np.asarray(found)
 

@@ -88,6 +88,6 @@ class Model:
         """`attend` for N captions an anchor, text [N, B, T, C]: what depends on the anchor alone is computed once."""
         return jax.vmap(functools.partial(self.attend, params), (0, None))(text, anchor)
 
-    def policy(self, params: Params, anchor: Array, candidates: Array, s: Array, boundary: Array) -> Float[Array, "B K"]:
-        """BNS's raw score of every candidate."""
-        return self._module(params, "policy")(anchor, candidates, s, boundary)
+    def policy(self, params: Params, anchor: Array, columns: Array, picked: Array, s: Array, boundary: Array) -> Float[Array, "B K"]:
+        """BNS's raw score of every candidate; `picked` [B, K] numbers them among the columns [N, D]."""
+        return self._module(params, "policy")(anchor, columns, picked, s, boundary)

@@ -3,24 +3,34 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class Policy(nnx.Module):
-    """pi_ic = c * tanh(MLP([z_i * w_c, s_ic, BS_ic])); bound c = None leaves the score unbounded.
+    """pi_ic = c * tanh(v . gelu((P z_i) * (Q w_c) + U [s_ic, BS_ic] + b)); bound c = None leaves the score unbounded.
 
-    The first layer acts on z * w without forming [B, K, D + 2] twice. Scores are not centred here: that needs the mask.
+    The first layer sees the pair through a low-rank bilinear product (arXiv 1610.04325): columns are projected before they are
+    picked, so that [B, K, D] never exists. Memory O(B K hidden), work O((B + N) D hidden). v starts at 0: at first the
+    schedule alone draws. Scores are not centred here: that needs the mask.
     """
 
     def __init__(self, embed_dim: int, hidden: int, bound: float | None, *, rngs: nnx.Rngs):
+        unit = nnx.initializers.normal(1.0)  # embeddings have length 1: projections of order 1
         self.bound = bound
-        self.product = nnx.Linear(embed_dim, hidden, rngs=rngs)
-        self.scalars = nnx.Linear(2, hidden, use_bias=False, rngs=rngs)
-        self.out = nnx.Linear(hidden, 1, rngs=rngs)
+        self.anchor = nnx.Linear(embed_dim, hidden, use_bias=False, kernel_init=unit, rngs=rngs)
+        self.column = nnx.Linear(embed_dim, hidden, use_bias=False, kernel_init=unit, rngs=rngs)
+        self.scalars = nnx.Linear(2, hidden, rngs=rngs)
+        self.out = nnx.Linear(hidden, 1, use_bias=False, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 
     def __call__(
-        self, anchor: Float[Array, "B D"], candidates: Float[Array, "B K D"], s: Float[Array, "B K"], boundary: Float[Array, "B K"]
+        self,
+        anchor: Float[Array, "B D"],
+        columns: Float[Array, "N D"],
+        picked: Int[Array, "B K"],
+        s: Float[Array, "B K"],
+        boundary: Float[Array, "B K"],
     ) -> Float[Array, "B K"]:
-        h = self.product(anchor[:, None] * candidates) + self.scalars(jnp.stack([s, boundary], -1))
-        score = self.out(jax.nn.gelu(h))[..., 0]
+        """`picked`: the candidates' numbers among the columns."""
+        pair = self.anchor(anchor)[:, None] * self.column(columns)[picked]
+        score = self.out(jax.nn.gelu(pair + self.scalars(jnp.stack([s, boundary], -1))))[..., 0]
         return score if self.bound is None else self.bound * jnp.tanh(score)

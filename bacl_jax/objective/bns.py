@@ -94,7 +94,7 @@ def draw(
     except the policy's parameters.
     """
     anchor, columns, c = jax.lax.stop_gradient((anchor, columns, candidates))
-    score = policy(anchor, columns[c.column], c.s, c.boundary)
+    score = policy(anchor, columns, c.column, c.s, c.boundary)
     a = adjusted_score(score, c.boundary, c.valid, alpha, config.tau_b)
     gumbel = jax.vmap(lambda key: jax.random.gumbel(key, c.s.shape[1:]))(keys)
     perturbed = jnp.where(c.valid, a + gumbel, MASKED)
