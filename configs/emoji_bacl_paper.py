@@ -9,7 +9,8 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     bns = config.objective.bns
     bns.enabled = True  # the sampler of hard negatives
-    bns.pool = 32  # candidates of an anchor; equal to k: the nearest neighbours and nothing else
+    bns.k = 32  # candidates of an anchor
+    bns.pool = 32  # all of its candidates: the nearest neighbours and nothing else
     bns.policy_bound = None  # None: the policy's score is unbounded
     bns.reweight = False  # no channel (a)
     bns.drawn_share = 1.0  # channel (b), "one extra forward pass per sample"

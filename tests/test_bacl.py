@@ -223,11 +223,24 @@ def test_the_local_losses_reach_the_towers_only_by_switch(reach):
     assert bool(jnp.abs(jax.jit(jax.grad(local))(p.anchor.tokens)).max() > 0) == reach
 
 
+@pytest.mark.parametrize(("alpha", "harder"), [(-0.5, True), (0.5, False)])
+def test_the_schedule_chooses_among_rows_too(alpha, harder):
+    """Late in training the captions that are encoded are those of the rows with the most ambiguous draw, early the easiest."""
+    p, bank = pairs(), full_bank()
+    config = ObjectiveConfig(bns=dataclasses.replace(BNS, drawn_share=0.25, tau_b=1e-4))
+    zero = lambda anchor, columns, picked, s, boundary: jnp.zeros_like(s)  # noqa: E731
+    fetched, _, drawn = bacl._from_bank(p, bank, zero, encode_text, jax.random.key(1), jnp.float32(alpha), config)
+    best = drawn.perturbed.argmax(1)[:, None]
+    boundary = np.asarray(jnp.take_along_axis(drawn.candidates.boundary, best, 1)[:, 0])
+    order = np.argsort(-boundary if harder else boundary)
+    assert set(np.asarray(fetched.rows)) == set(order[: B // 4])
+
+
 def test_a_drawn_caption_is_no_negative_of_the_rows_that_share_it():
     p, bank, config = pairs(), full_bank(), ObjectiveConfig(bns=dataclasses.replace(BNS, drawn_share=1.0))
     zero = lambda anchor, columns, picked, s, boundary: jnp.zeros_like(s)  # noqa: E731
     fetched, negative, drawn = bacl._from_bank(p, bank, zero, encode_text, jax.random.key(1), jnp.float32(-0.5), config)
-    slot, _ = bns.hardest(drawn)
+    slot = bns.hardest(drawn)[0][fetched.rows]
     shared = positives(p.caption_id, p.anchor_id, bank.caption_id[slot], bank.anchor_id[slot])
     assert bool(shared.any())
     assert (negative == ~shared).all()

@@ -75,20 +75,20 @@ def _of_batch(pairs: Pairs, column: Int[Array, " B"], found: Bool[Array, " B"]) 
 def _from_bank(
     pairs: Pairs, bank: Bank, policy: bns.PolicyFn, encode_text: Callable, key: Array, alpha: Array, config: ObjectiveConfig
 ) -> tuple[Negatives, Bool[Array, "B E"], bns.Draw]:
-    """Channel (b): for a share of the rows one bank caption is drawn and encoded by the current tower.
+    """Channel (b): every row draws one bank caption; for the rows whose draw scores highest it is encoded by the current tower.
 
-    Returns the captions (columns for every row), where each is a negative of which row, and the draw. With config.bns.stale
-    (an ablation) the bank's own, old embedding is used instead.
+    So the schedule chooses among rows too: at first those with the easiest draw, later those with the most ambiguous. Returns
+    the captions (columns for every row), where each is a negative of which row, and the draw. With config.bns.stale (an
+    ablation) the bank's own, old embedding is used instead.
     """
-    size = pairs.ids.shape[0]
-    rows = even_rows(size, config.bns.drawn_share)
-    z = pairs.anchor.pooled[rows]
-    allowed = ~positives(pairs.caption_id[rows], pairs.anchor_id[rows], bank.caption_id, bank.anchor_id)
+    size, z = pairs.ids.shape[0], pairs.anchor.pooled
+    allowed = ~positives(pairs.caption_id, pairs.anchor_id, bank.caption_id, bank.anchor_id)
     allowed &= representative(bank.caption_id, bank.filled)[None]
-    own = (z * pairs.text.pooled[rows]).sum(-1)
-    s, own = jax.lax.stop_gradient((cosine(z, bank.text), own))
-    drawn = bns.sample(s, own, allowed, z, bank.text, policy, bns.row_keys(key, rows), alpha=alpha, config=config.bns)
-    slot, found = bns.hardest(drawn)
+    s, own = jax.lax.stop_gradient((cosine(z, bank.text), (z * pairs.text.pooled).sum(-1)))
+    keys = bns.row_keys(key, jnp.arange(size))
+    drawn = bns.sample(s, own, allowed, z, bank.text, policy, keys, alpha=alpha, config=config.bns)
+    rows = jax.lax.top_k(drawn.perturbed.max(1), max(round(config.bns.drawn_share * size), 1))[1]
+    slot, found = jax.tree.map(lambda x: x[rows], bns.hardest(drawn))
     ids, mask = bank.ids[slot], bank.mask[slot]
     no_tokens = jnp.zeros((*ids.shape, 0))
     text = Features(pooled=bank.text[slot], tokens=no_tokens) if config.bns.stale else encode_text(ids, mask)
