@@ -103,8 +103,8 @@ class BNSConfig:
     """Boundary-aware Negative Sampler (arXiv 2511.08399)."""
 
     enabled: bool = False
-    k: Positive = 16  # hardest candidates of an anchor
-    pool: Positive = 32  # candidates of an anchor: the k hardest plus a stratified uniform draw; pool = k is the literal paper
+    k: Positive = 8  # hardest candidates of an anchor
+    pool: Positive = 16  # candidates of an anchor: the k hardest plus a stratified uniform draw; pool = k is the literal paper
     reweight: bool = True  # channel (a): in-batch candidates enter the denominator once more, weight k q
     drawn_share: Share = 0.25  # channel (b): share of rows, by score, whose drawn bank caption is re-encoded as a column; 0: off
     stale: bool = False  # ablation: bank embeddings enter the denominator as they are

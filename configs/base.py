@@ -84,8 +84,8 @@ def objective() -> ConfigDict:
 
     objective.bns = bns = ConfigDict()  # Boundary-aware Negative Sampler (arXiv 2511.08399)
     bns.enabled = False  # draws hard negatives; False: the fields below do nothing
-    bns.k = 16  # hardest candidates of an anchor
-    bns.pool = 32  # candidates of an anchor: the k hardest plus a stratified uniform draw; pool = k is the literal paper
+    bns.k = 8  # hardest candidates of an anchor
+    bns.pool = 16  # candidates of an anchor: the k hardest plus a stratified uniform draw; pool = k is the literal paper
     bns.reweight = True  # channel (a): in-batch candidates enter the denominator once more, weight k q
     bns.drawn_share = 0.25  # channel (b): share of rows, by score, whose drawn bank caption is re-encoded as a column; 0: off
     bns.stale = False  # ablation: bank embeddings enter the denominator as they are
