@@ -58,12 +58,13 @@ def recipes(random: random.Random) -> dict[str, Any]:
 
 
 def methods(random: random.Random) -> dict[str, Any]:
-    """What the method's trials search over, on the baseline's best recipe; the best one is configs/emoji_bacl.py."""
+    """What the method's trials search over, on the baseline's best recipe; docs/method.md says what was changed after them."""
     return {
         "objective.bns.reweight": random.choice((True, False)),
         "objective.bns.drawn_share": random.choice((0.25, 0.5, 1.0)),
         "objective.bns.midpoint": random.choice((0.15, 0.3, 0.5)),
         "objective.bns.k": random.choice((16, 32)),
+        "objective.bns.pool": 64,
     }
 
 
