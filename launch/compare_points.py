@@ -9,10 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from bacl_jax.config import sha256
 from bacl_jax.eval.study import step_cost
 from configs.studies import emoji as study
-from launch.points import Point, config_of
+from launch.points import Point, comes_from, config_of
 
 LABELS = ["holdout", "variant", "budget", "seed"]
 
@@ -62,8 +61,8 @@ def keep(table: pd.DataFrame, path: Path) -> None:
 
 def missing(points: list[Point], kept: pd.DataFrame) -> list[Point]:
     """Those of which no row is kept, or one that came from another config."""
-    have = set(kept[[*LABELS, "config"]].itertuples(index=False, name=None)) if "config" in kept else set()
-    return [one for one in points if (*(one.labels[c] for c in LABELS), sha256(config_of(one))) not in have]
+    rows = kept.set_index(LABELS).config.to_dict() if "config" in kept else {}
+    return [one for one in points if not comes_from(rows.get(tuple(one.labels[c] for c in LABELS), ""), config_of(one))]
 
 
 def trials(side: str, search: Callable[[random.Random], dict[str, Any]], shared: Mapping[str, Any]) -> list[Point]:

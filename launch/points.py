@@ -19,8 +19,13 @@ from typing import Any
 
 import rich.progress
 
-from bacl_jax.config import Config, from_config_dict, sha256
+from bacl_jax.config import Config, flatten, from_config_dict
 from bacl_jax.train.checkpoint import check_workdir
+
+SWITCHED = {  # a switch and what it switches
+    "objective.bns.enabled": ("objective.bns.", "optim.policy_"),
+    "objective.cla.enabled": ("objective.cla.", "optim.cross_lr"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +45,7 @@ def command(point: Point, workdir: Path) -> list[str]:
 
 
 def result(point: Point, workdir: Path, steps: int) -> dict[str, Any] | None:
-    """The row of a finished point: labels, digest of its config, steps, milliseconds a step, metrics. None while it is not finished.
+    """The row of a finished point: labels, its settings as JSON, steps, milliseconds a step, metrics. None while it is not finished.
 
     launch.train writes DIR/done last.
     """
@@ -54,7 +59,7 @@ def result(point: Point, workdir: Path, steps: int) -> dict[str, Any] | None:
     times = [(b["wall_seconds"] - a["wall_seconds"]) / (b["step"] - a["step"]) for a, b in itertools.pairwise(log) if b["step"] > a["step"]]
     return {
         **point.labels,
-        "config": sha256(config_of(point)),
+        "config": json.dumps(settings(config_of(point))),
         "steps": steps,
         "step_ms": 1e3 * statistics.median(times) if times else float("nan"),
         **metrics,
@@ -66,6 +71,27 @@ def config_of(point: Point) -> Config:
     settings = runpy.run_path(point.config)["get_config"]()
     settings.update_from_flattened_dict(dict(point.overrides))
     return from_config_dict(settings)
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The fields that act, flat and as JSON has them: those of a part that is switched off are left out."""
+    flat = _as_json(config)
+    off = [prefix for switch, prefixes in SWITCHED.items() if not flat[switch] for prefix in prefixes]
+    return {key: value for key, value in flat.items() if key in SWITCHED or not key.startswith(tuple(off))}
+
+
+def _as_json(config: Config) -> dict[str, Any]:
+    return json.loads(json.dumps(flatten(config)))
+
+
+def comes_from(row_config: str, config: Config) -> bool:
+    """Whether a kept row was made by `config`. A field that did not exist then counts as its default, so that a new one keeps old rows."""
+    try:
+        made_by = json.loads(row_config)
+    except ValueError:
+        return False
+    now, default = settings(config), _as_json(Config())
+    return set(made_by) <= set(now) and all(made_by.get(key, default[key]) == value for key, value in now.items())
 
 
 def run(points: Iterable[Point], folder: Path, *, workers: int, keep: Callable[[dict[str, Any]], None]) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from absl import flags
 
-from bacl_jax.config import sha256
+from bacl_jax.config import Config, from_config_dict
 from configs.studies import emoji as study
 from launch import compare, compare_points, points, results_page
 
@@ -84,14 +84,14 @@ def test_a_point_counts_when_its_run_said_that_it_is_done(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": s, "wall_seconds": 2.0 * s}) + "\n" for s in (2, 3, 4)))
     assert points.result(point, tmp_path, 4) is None
     (tmp_path / "done").touch()
-    row = {"seed": 0, "config": sha256(points.config_of(point)), "steps": 4, "step_ms": 2000.0, "i2t_R@1": 50.0}
+    row = {"seed": 0, "config": json.dumps(points.settings(points.config_of(point))), "steps": 4, "step_ms": 2000.0, "i2t_R@1": 50.0}
     assert points.result(point, tmp_path, 4) == row
 
 
 def test_only_what_is_not_kept_or_has_another_config_runs(tmp_path, monkeypatch):
     chosen = compare_points.timing_pairs(finished())
-    digests = [sha256(points.config_of(one)) for one in chosen]
-    rows = [{**one.labels, "config": digest, "steps": 4, "step_ms": 1.0} for one, digest in zip(chosen, digests, strict=True)]
+    made_by = [json.dumps(points.settings(points.config_of(one))) for one in chosen]
+    rows = [{**one.labels, "config": text, "steps": 4, "step_ms": 1.0} for one, text in zip(chosen, made_by, strict=True)]
     path = tmp_path / "runs.parquet"
     compare_points.keep(pd.DataFrame([rows[0], rows[1] | {"config": "another"}, rows[2]]), path)
     asked = []
@@ -99,6 +99,24 @@ def test_only_what_is_not_kept_or_has_another_config_runs(tmp_path, monkeypatch)
     flags.FLAGS([""])
     compare.run(chosen, path)
     assert asked == [chosen[1], chosen[3]]
+
+
+def test_a_kept_row_counts_for_the_settings_that_act():
+    def row(**changes):
+        return json.dumps(points.settings(from_config_dict(changes)))
+
+    bns = {"objective": {"bns": {"enabled": True}}}
+    assert points.comes_from(row(), Config())
+    assert points.comes_from(row(objective={"bns": {"k": 5}}), Config())  # of a part that is off
+    assert not points.comes_from(row(objective={"bns": {"enabled": True, "k": 5}}), from_config_dict(bns))
+    assert not points.comes_from(row(), from_config_dict(bns))
+    assert not points.comes_from(row(seed=1), Config())
+    older = json.loads(row())
+    del older["optim.b1"]  # as if the field were new
+    assert points.comes_from(json.dumps(older), Config())
+    assert not points.comes_from(json.dumps(older), from_config_dict({"optim": {"b1": 0.5}}))
+    assert not points.comes_from(json.dumps(older | {"optim.gone": 1}), Config())
+    assert not points.comes_from("another", Config())
 
 
 def test_the_page_shows_differences_with_intervals():
