@@ -61,7 +61,7 @@ def keep(table: pd.DataFrame, path: Path) -> None:
 
 def missing(points: list[Point], kept: pd.DataFrame) -> list[Point]:
     """Those of which no row is kept, or one that came from another config."""
-    rows = kept.set_index(LABELS).config.to_dict() if "config" in kept else {}
+    rows = kept.dropna(subset="config").set_index(LABELS).config.to_dict() if "config" in kept else {}
     return [one for one in points if not comes_from(rows.get(tuple(one.labels[c] for c in LABELS), ""), config_of(one))]
 
 

@@ -45,7 +45,7 @@ def command(point: Point, workdir: Path) -> list[str]:
 
 
 def result(point: Point, workdir: Path, steps: int) -> dict[str, Any] | None:
-    """The row of a finished point: labels, its settings as JSON, steps, milliseconds a step, metrics. None while it is not finished.
+    """The row of a finished point: labels, its acting fields as JSON, steps, milliseconds a step, metrics. None while it is not finished.
 
     launch.train writes DIR/done last.
     """
@@ -59,7 +59,7 @@ def result(point: Point, workdir: Path, steps: int) -> dict[str, Any] | None:
     times = [(b["wall_seconds"] - a["wall_seconds"]) / (b["step"] - a["step"]) for a, b in itertools.pairwise(log) if b["step"] > a["step"]]
     return {
         **point.labels,
-        "config": json.dumps(settings(config_of(point))),
+        "config": json.dumps(acting_fields(config_of(point))),
         "steps": steps,
         "step_ms": 1e3 * statistics.median(times) if times else float("nan"),
         **metrics,
@@ -73,7 +73,7 @@ def config_of(point: Point) -> Config:
     return from_config_dict(settings)
 
 
-def settings(config: Config) -> dict[str, Any]:
+def acting_fields(config: Config) -> dict[str, Any]:
     """The fields that act, flat and as JSON has them: those of a part that is switched off are left out."""
     flat = _as_json(config)
     off = [prefix for switch, prefixes in SWITCHED.items() if not flat[switch] for prefix in prefixes]
@@ -90,7 +90,7 @@ def comes_from(row_config: str, config: Config) -> bool:
         made_by = json.loads(row_config)
     except ValueError:
         return False
-    now, default = settings(config), _as_json(Config())
+    now, default = acting_fields(config), _as_json(Config())
     return set(made_by) <= set(now) and all(made_by.get(key, default[key]) == value for key, value in now.items())
 
 

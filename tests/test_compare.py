@@ -84,13 +84,13 @@ def test_a_point_counts_when_its_run_said_that_it_is_done(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": s, "wall_seconds": 2.0 * s}) + "\n" for s in (2, 3, 4)))
     assert points.result(point, tmp_path, 4) is None
     (tmp_path / "done").touch()
-    row = {"seed": 0, "config": json.dumps(points.settings(points.config_of(point))), "steps": 4, "step_ms": 2000.0, "i2t_R@1": 50.0}
+    row = {"seed": 0, "config": json.dumps(points.acting_fields(points.config_of(point))), "steps": 4, "step_ms": 2000.0, "i2t_R@1": 50.0}
     assert points.result(point, tmp_path, 4) == row
 
 
 def test_only_what_is_not_kept_or_has_another_config_runs(tmp_path, monkeypatch):
     chosen = compare_points.timing_pairs(finished())
-    made_by = [json.dumps(points.settings(points.config_of(one))) for one in chosen]
+    made_by = [json.dumps(points.acting_fields(points.config_of(one))) for one in chosen]
     rows = [{**one.labels, "config": text, "steps": 4, "step_ms": 1.0} for one, text in zip(chosen, made_by, strict=True)]
     path = tmp_path / "runs.parquet"
     compare_points.keep(pd.DataFrame([rows[0], rows[1] | {"config": "another"}, rows[2]]), path)
@@ -99,11 +99,13 @@ def test_only_what_is_not_kept_or_has_another_config_runs(tmp_path, monkeypatch)
     flags.FLAGS([""])
     compare.run(chosen, path)
     assert asked == [chosen[1], chosen[3]]
+    compare_points.keep(pd.DataFrame([rows[0] | {"config": None}]), path)  # a row from before configs were kept
+    assert compare_points.missing(chosen[:1], compare_points.read(path)) == chosen[:1]
 
 
 def test_a_kept_row_counts_for_the_settings_that_act():
     def row(**changes):
-        return json.dumps(points.settings(from_config_dict(changes)))
+        return json.dumps(points.acting_fields(from_config_dict(changes)))
 
     bns = {"objective": {"bns": {"enabled": True}}}
     assert points.comes_from(row(), Config())

@@ -73,9 +73,28 @@ def test_policy_is_bounded():
     huge = jax.tree.map(lambda x: x * 1e3 + 1, params["policy"])
     score = m.policy({"policy": huge}, z, w, picked, s, s - 0.5)
     assert 0 < float(jnp.abs(score).max()) <= 1.0
-    two = picked.at[0, 0].set(picked[1, 1]).at[1, 1].set(picked[0, 0])  # a score depends on the picked column alone
-    swapped = m.policy({"policy": huge}, z, w, two, s, s - 0.5)
-    np.testing.assert_array_equal(np.asarray(score)[2:], np.asarray(swapped)[2:])
+
+
+def test_a_score_of_the_policy_belongs_to_the_picked_column():
+    m = model()
+    params = jax.tree.map(lambda x: x + 0.1, jax.jit(m.init)(jax.random.key(0))["policy"])
+    z, w = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (jax.random.normal(jax.random.key(n), (n, 16)) for n in (4, 9)))
+    picked = jnp.asarray([[0, 3, 5], [8, 1, 2], [7, 4, 6], [2, 0, 8]])
+    same = jnp.full(picked.shape, 0.1)  # equal similarities: the columns alone differ
+    score = m.policy({"policy": params}, z, w, picked, same, same)
+    assert float(jnp.abs(jnp.diff(score, axis=1)).min()) > 1e-4
+    chex.assert_trees_all_close(m.policy({"policy": params}, z, w, picked[:, ::-1], same, same), score[:, ::-1], rtol=1e-5)
+
+
+def test_attention_for_several_captions_an_anchor_is_that_for_one_at_a_time():
+    m = model()
+    params = jax.jit(m.init)(jax.random.key(0))
+    anchor = jax.jit(m.encode_image)(params, IMAGES)
+    ids = [jax.random.randint(jax.random.key(n), (IMAGES.shape[0], 5), 1, tiny.VOCABULARY) for n in range(2)]
+    texts = [jax.jit(m.encode_text)(params, one, jnp.ones(one.shape, bool)) for one in ids]
+    found = m.attend_each(params, jax.tree.map(lambda *x: jnp.stack(x), *texts), anchor)
+    expected = [m.attend(params, text, anchor) for text in texts]
+    chex.assert_trees_all_close(found, jax.tree.map(lambda *x: jnp.stack(x), *expected), rtol=1e-5)
 
 
 def test_bfloat16_computes_low_and_returns_float32_embeddings():

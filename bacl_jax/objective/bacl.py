@@ -103,7 +103,7 @@ def most_similar(pairs: Pairs, s: Float[Array, "B B"]) -> Negatives:
 
 
 def local_terms(pairs: Pairs, drawn: Negatives, attend: Callable, config: ObjectiveConfig) -> tuple[Array, Array, Metrics]:
-    """CLA on an even share of the rows: attention to the own caption against that to the drawn negative.
+    """CLA on an even share of the rows that have a negative: attention to the own caption against that to the drawn negative.
 
     The matching loss also rejects the captions of the next `cla.easy` rows: in a shuffled batch a uniform draw. With
     cla.into_towers = False all token features are cut from the gradient: the towers learn from the contrastive term alone.
