@@ -6,15 +6,18 @@ export JAX_PLATFORMS ?= cpu
 # Large buffers in huge pages: a step's temporaries cost 500 page faults in place of 40,000, a fifth of its time on a small CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test test-all lint format compare tune report clean
+.PHONY: quickstart test test-all test-long lint format compare tune report clean
 
 quickstart: $(VENV)/installed  ## pretrain BACL on emoji-caption pairs, evaluate it, print the results; go on if it was stopped
 	$(BIN)/python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/quickstart
 
 test: $(VENV)/installed-dev  ## the test-suite: 8 fake CPU devices, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest -q -n auto --maxprocesses=4
+	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --ignore=tests/long
 
-test-all: test lint  ## further tiers are added here as folders of tests/
+test-all: test lint test-long  ## everything
+
+test-long: $(VENV)/installed-dev  ## what takes longer: the whole step on many meshes
+	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 tests/long
 
 lint: $(VENV)/installed-dev  ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -35,7 +38,8 @@ report: $(VENV)/installed  ## docs/results.md again, from the kept results
 	$(BIN)/python -m launch.compare --phase=report
 
 $(VENV)/installed: requirements.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 

@@ -105,6 +105,7 @@ class BNSConfig:
     enabled: bool = False
     k: Positive = 8  # hardest candidates of an anchor
     pool: Positive = 16  # candidates of an anchor: the k hardest plus a stratified uniform draw; pool = k is the literal paper
+    recall: Annotated[float, Range(0, 1, open_low=True)] = 0.95  # share of the k hardest that TPUs find; 1, and elsewhere: all
     reweight: bool = True  # channel (a): in-batch candidates enter the denominator once more, weight k q
     drawn_share: Share = 0.25  # channel (b): share of rows, by score, whose drawn bank caption is re-encoded as a column; 0: off
     stale: bool = False  # ablation: bank embeddings enter the denominator as they are
@@ -156,7 +157,12 @@ class ObjectiveConfig:
     init_scale: PositiveFloat = 7.0  # exp(log_scale) at the start; sigmoid: 10
     max_scale: PositiveFloat = 100.0
     init_bias: float = -10.0  # sigmoid only
-    bank_size: Positive = 6144  # slots of the memory bank; any size
+    bank_size: Positive = 6144  # slots of the memory bank; any size that divides over the devices
+    groups: Positive = 1  # parts of the batch that choose rows of (b) and CLA apart; a mesh of up to so many devices does not change them
+    contrast: Literal["auto", "dense", "chunked", "ring"] = changeable(
+        "auto"
+    )  # one value in three ways; auto: dense while small, else ring
+    tile: Positive = changeable(1024)  # rows and columns that are compared at a time
     bns: BNSConfig = BNSConfig()
     cla: CLAConfig = CLAConfig()
 
@@ -195,8 +201,10 @@ class TrainConfig:
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
     data: Annotated[int, Range(-1)] = changeable(-1)  # devices along the batch; -1: those that remain
-    fsdp: Positive = changeable(1)  # a second batch axis so far: parameters are replicated over it
-    tensor: Positive = changeable(1)  # devices that repeat the same work so far
+    fsdp: Positive = changeable(1)  # devices along the batch that also share parameters, optimiser and averages
+    tensor: Positive = changeable(1)  # devices that share attention heads and hidden layers
+    fsdp_floor: NonNegative = changeable(65536)  # elements; smaller parameters are not cut by fsdp
+    whole: tuple[str, ...] = changeable(())  # paths (regular expressions) of parameters that are never cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,6 +311,15 @@ def _check_together(config: Config) -> None:
             objective.cla.width % objective.cla.heads == 0,
             "objective.cla.heads",
             f"must divide objective.cla.width = {objective.cla.width}",
+        ),
+        *(
+            (heads % config.mesh.tensor == 0, "mesh.tensor", f"must divide {name} = {heads}")
+            for name, heads, there in (
+                ("model.image.heads", model.image.heads, model.image.kind == "vit"),
+                ("model.text.heads", model.text.heads, True),
+                ("objective.cla.heads", objective.cla.heads, objective.cla.enabled),
+            )
+            if there
         ),
         (objective.init_scale <= objective.max_scale, "objective.init_scale", f"must be <= objective.max_scale = {objective.max_scale}"),
         (bns.pool >= bns.k, "objective.bns.pool", f"must be >= objective.bns.k = {bns.k}"),

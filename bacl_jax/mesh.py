@@ -1,12 +1,12 @@
 """The device mesh and how a batch lies on it: axes "data", "fsdp", "tensor", always present, of size 1 when unused."""
 
+import math
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from bacl_jax.config import ConfigError, MeshConfig
+from bacl_jax.config import Config, ConfigError, MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -37,19 +37,29 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def spread(mesh: Mesh) -> NamedSharding:
+    """First dimension over all devices."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch(mesh: Mesh, batch_size: int) -> None:
-    """Raises ConfigError unless the global batch divides over the devices that share it."""
-    shards = int(np.prod([mesh.shape[a] for a in BATCH_AXES]))
-    if batch_size % shards:
-        lower = batch_size // shards * shards
-        raise ConfigError(
-            f"train.batch_size {batch_size} is not divisible by mesh.data x mesh.fsdp = {shards}: use {lower or shards} or {lower + shards}"
-        )
+def check_rows(mesh: Mesh, config: Config) -> None:
+    """Raises ConfigError unless batch and bank divide over the devices: the loss spreads them over all three axes."""
+    groups = math.lcm(config.objective.groups, mesh.size)
+    of = (
+        f"the {mesh.size} devices" if groups == mesh.size else f"{groups} (objective.groups {config.objective.groups}, {mesh.size} devices)"
+    )
+    for name, size, by, what in (
+        ("train.batch_size", config.train.batch_size, groups, of),
+        ("objective.bank_size", config.objective.bank_size, mesh.size, f"the {mesh.size} devices"),
+    ):
+        if size % by:
+            lower = size // by * by
+            raise ConfigError(f"{name} {size} does not divide over {what}: use {f'{lower} or ' if lower else ''}{lower + by}")
 
 
 def to_global(mesh: Mesh, host_batch: Any) -> Any:

@@ -80,12 +80,16 @@ def objective() -> ConfigDict:
     objective.init_scale = 7.0  # inverse temperature at the start; sigmoid: take 10
     objective.max_scale = 100.0  # upper bound of the inverse temperature
     objective.init_bias = -10.0  # sigmoid: bias of the logits at the start
-    objective.bank_size = 6144  # slots of the memory bank; any size
+    objective.bank_size = 6144  # slots of the memory bank; any size that divides over the devices
+    objective.groups = 1  # parts of the batch that choose rows of (b) and CLA apart; a mesh of up to so many devices does not change them
+    objective.contrast = "auto"  # (c) one value in three ways: dense, chunked, ring; auto: dense while the batch is small, else ring
+    objective.tile = 1024  # (c) rows and columns that are compared at a time
 
     objective.bns = bns = ConfigDict()  # Boundary-aware Negative Sampler (arXiv 2511.08399)
     bns.enabled = False  # draws hard negatives; False: the fields below do nothing
     bns.k = 8  # hardest candidates of an anchor
     bns.pool = 16  # candidates of an anchor: the k hardest plus a stratified uniform draw; pool = k is the literal paper
+    bns.recall = 0.95  # share of the k hardest that TPUs find (approximate search); 1, and elsewhere: all
     bns.reweight = True  # channel (a): in-batch candidates enter the denominator once more, weight k q
     bns.drawn_share = 0.25  # channel (b): share of rows, by score, whose drawn bank caption is re-encoded as a column; 0: off
     bns.stale = False  # ablation: bank embeddings enter the denominator as they are
@@ -156,8 +160,10 @@ def train() -> ConfigDict:
 def mesh() -> ConfigDict:
     mesh = ConfigDict()
     mesh.data = -1  # (c) devices along the batch; -1: those that remain
-    mesh.fsdp = 1  # (c) a second batch axis so far: parameters are replicated over it
-    mesh.tensor = 1  # (c) devices that repeat the same work so far
+    mesh.fsdp = 1  # (c) devices along the batch that also share parameters, optimiser and averages
+    mesh.tensor = 1  # (c) devices that share attention heads and hidden layers
+    mesh.fsdp_floor = 65536  # (c) elements; smaller parameters are not cut by fsdp
+    mesh.whole = ()  # (c) paths (regular expressions) of parameters that are never cut
     return mesh
 
 

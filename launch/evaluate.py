@@ -43,7 +43,7 @@ def main() -> None:
     split = config.eval.split if "eval.split" in overrides else run.reported_split()
     if split is None:
         raise ConfigError(f"config.data.path = {config.data.path!r}: the data has neither a test nor a {config.eval.split} split")
-    run.report(WORKDIR.value, found.params, found.step, tasks, split)
+    run.report(WORKDIR.value, found.params, found.step, tasks, split, plots="plots" if STEP.value is None else f"plots/{found.step}")
 
 
 if __name__ == "__main__":

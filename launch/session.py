@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from bacl_jax import data, schedules
+from bacl_jax import data, partition, schedules
 from bacl_jax.config import Config, ConfigError, sha256
 from bacl_jax.data.order import PartnerLists
 from bacl_jax.data.source import DataSet
@@ -86,8 +86,10 @@ class Run:
         """eval.report, else the split that the run evaluates while it trains; None where both are empty."""
         return next((name for name in (self.config.eval.report, self.config.eval.split) if name in self.filled_splits()), None)
 
-    def report(self, workdir: str | os.PathLike[str], params: Any, step: int, tasks: Sequence[str], split: str) -> None:
-        """Writes DIR/eval/<step>/<task>.json and DIR/plots, prints the results as a table and where the files are.
+    def report(
+        self, workdir: str | os.PathLike[str], params: Any, step: int, tasks: Sequence[str], split: str, plots: str = "plots"
+    ) -> None:
+        """Writes DIR/eval/<step>/<task>.json and DIR/<plots>, prints the results as a table and where the files are.
 
         Another split than the reported one goes to DIR/eval/<step>/<split>/ and makes no plots.
         """
@@ -99,8 +101,8 @@ class Run:
         paths = suite.write(workdir, step, results, config_sha256=sha256(self.config), data=described, subfolder=subfolder)
         print(f"step {step}, {split} split of {self.dataset.description}")
         report.print_tables(results)
-        plots = report.write_plots(workdir, embeddings) if main and self.config.eval.plots else []
-        print("\n".join(map(str, [*paths, *plots])))
+        pictures = report.write_plots(workdir, embeddings, plots) if main and self.config.eval.plots else []
+        print("\n".join(map(str, [*paths, *pictures])))
 
     def options(self, task: str, params: Any) -> dict[str, Any]:
         """Localisation of a model without CLA: the same layers, trained afterwards on its frozen towers."""
@@ -109,14 +111,26 @@ class Run:
         return {"baseline": train_head(self.config, self.dataset, self.tokenizer, params, steps=HEAD_STEPS)}
 
 
-def open_run(config: Config, checkpoints: Checkpoints) -> Run:
-    """Reads the data, takes the tokenizer from the newest checkpoint or trains it, builds the trainer. Compiles nothing yet."""
-    mesh = make_mesh(config.mesh)
+def read_data(config: Config) -> DataSet:
+    """The data of a config; ConfigError where no row is for training."""
     dataset = data.load(config.data)
     if not len(dataset.train):
         raise ConfigError(f"config.data.path = {config.data.path!r}: no row is for training ({dataset.description})")
+    return dataset
+
+
+def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
+    """Takes the tokenizer from the newest checkpoint or trains it, builds the trainer. Compiles nothing yet."""
+    checkpoints.check_config(config)
+    mesh = make_mesh(config.mesh)
     if checkpoints.steps():
         tokenizer = Tokenizer.from_json(checkpoints.read_json("tokenizer"))
     else:
         tokenizer = Tokenizer.train([dataset.captions[i] for i in dataset.train_caption], config.data)
-    return Run(config, dataset, tokenizer, build(config, tokenizer.vocab_size, mesh))
+    if cut := tokenizer.too_long(dataset.captions):
+        print(f"{cut:,} of {len(dataset.captions):,} captions are cut to data.context_length = {tokenizer.context_length} tokens")
+    trainer = build(config, tokenizer.vocab_size, mesh)
+    if mesh.size > 1:
+        sizes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+        print(f"mesh {sizes}: {partition.summary(trainer.abstract_state().params, config.mesh)}")
+    return Run(config, dataset, tokenizer, trainer)

@@ -8,7 +8,7 @@
 --workdir  folder of the run: config.json, checkpoints/, metrics.jsonl, tensorboard/, eval/, plots/,
            done (written last). One that belongs to another config, or in which another process trains, is refused.
 
-SIGTERM and Ctrl-C save and leave with exit code 0. Exit codes: 0 done or preempted, 2 bad usage or config, else a crash.
+SIGTERM and Ctrl-C save and leave with code 0. Exit codes: 0 done or preempted, 2 bad usage or config, else a crash.
 """
 
 from pathlib import Path
@@ -30,16 +30,16 @@ def main() -> None:
         raise ConfigError("--config and --workdir must be given: --config=configs/emoji_bacl.py --workdir=runs/bacl; --help tells more")
     config = from_config_dict(CONFIG.value)
     with lock_workdir(WORKDIR.value), Preemption() as preemption:
-        finished = train(config, WORKDIR.value, preemption)
-    if not finished:
-        print("preempted, resume with the same command")
+        if not train(config, WORKDIR.value, preemption):
+            print("preempted, resume with the same command")
 
 
 def train(config: Config, workdir: str, preemption: Preemption) -> bool:
     """Trains and reports; False if a signal came before the end."""
     check_workdir(workdir, config)
+    dataset = session.read_data(config)  # before orbax's threads run: bad data end the run with one line
     with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
-        run = session.open_run(config, checkpoints)
+        run = session.open_run(config, dataset, checkpoints)
         claim_workdir(workdir, config)
         (Path(workdir) / "done").unlink(missing_ok=True)  # a finished run may go on with more steps
         outcome = run.loop(checkpoints).run(preemption)

@@ -1,10 +1,15 @@
 """The ring buffer: slots depend on the step alone, empty slots never count, any size against any batch."""
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bacl_jax.config import MeshConfig
+from bacl_jax.mesh import make_mesh
 from bacl_jax.objective import bank as memory
+from bacl_jax.objective.shards import Shards
 
 
 def rows(step, count):
@@ -34,6 +39,18 @@ def test_slot_of_row_g_of_step_t(size, count):
         assert int(bank.cursor) == (step + 1) * count % size
 
 
+@pytest.mark.parametrize(("size", "count"), [(16, 8), (8, 16), (24, 16)])
+def test_over_eight_devices_every_row_is_in_the_same_slot(size, count):
+    shards = Shards(make_mesh(MeshConfig()))
+    push = jax.jit(memory.push, static_argnames="shards")
+    one = eight = memory.empty(size, 3, 2)
+    for step in range(4):
+        write = jnp.asarray(step != 2)
+        one = push(one, write=write, **rows(step, count))
+        eight = push(eight, write=write, shards=shards, **rows(step, count))
+        chex.assert_trees_all_equal(eight, one)
+
+
 def test_skipped_step_keeps_content_and_moves_on():
     bank = memory.push(memory.empty(6, 3, 2), write=jnp.asarray(True), **rows(0, 4))
     skipped = memory.push(bank, write=jnp.asarray(False), **rows(1, 4))
@@ -46,8 +63,3 @@ def test_representative_is_the_last_valid_copy():
     valid = jnp.asarray([True, True, True, True, True, False])
     assert memory.representative(ids, valid).tolist() == [False, False, True, True, True, False]
     assert memory.representative(ids, jnp.zeros(6, bool)).tolist() == [False] * 6
-
-
-@pytest.mark.parametrize(("size", "most", "tile"), [(4096, 512, 512), (6, 4, 3), (7, 4, 1), (3, 10, 3)])
-def test_tiles_divide(size, most, tile):
-    assert memory.tiles(size, most) == tile

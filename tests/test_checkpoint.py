@@ -144,7 +144,7 @@ def test_damage_to_any_file_is_noticed(workdir, damage):
 
 def test_a_damaged_checkpoint_is_ignored_for_the_one_before(workdir, trainer):
     os.truncate(workdir / "checkpoints" / "5" / "params" / "manifest.ocdbt", 50)
-    with pytest.warns(UserWarning, match="checkpoint of step 5 is ignored, the one before is used"):
+    with pytest.warns(UserWarning, match=r"checkpoint of step 5 is ignored: .*; that of step 3 is used"):
         checkpoints = Checkpoints(workdir)
     with checkpoints:
         found = checkpoints.restore(trainer.abstract_state(), ROWS)
@@ -170,8 +170,26 @@ def test_a_half_written_checkpoint_is_ignored(workdir, trainer, leftover):
 def test_when_none_can_be_read_the_run_starts_over(workdir, trainer):
     for step in ("3", "5"):
         os.truncate(workdir / "checkpoints" / step / "position" / "metadata", 3)
-    with pytest.warns(UserWarning, match="ignored"), Checkpoints(workdir) as checkpoints:
+    with pytest.warns(UserWarning, match="none is left, the run starts at step 0"), Checkpoints(workdir) as checkpoints:
         assert checkpoints.restore(trainer.abstract_state(), ROWS) is None
+
+
+def test_a_workdir_without_its_config_is_known_by_its_checkpoint(workdir):
+    other = dataclasses.replace(CONFIG, seed=CONFIG.seed + 1)
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.check_config(CONFIG)
+        with pytest.raises(ConfigError, match=r"the workdir belongs to another config: .*seed"):
+            checkpoints.check_config(other)
+
+
+def test_a_full_disk_is_one_line_that_says_what_is_there(workdir, trainer, monkeypatch):
+    def full(*args, **kwargs):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing file: No space left on device")
+
+    with Checkpoints(workdir) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", full)
+        with pytest.raises(CheckpointError, match=r"no space left for a checkpoint in .*: the newest one is of step 5; make room"):
+            checkpoints.save(advanced(trainer, 9), Position(9), (), CONFIG, TOKENIZER)
 
 
 def test_read_only_leaves_everything_in_place(workdir, trainer):

@@ -184,6 +184,8 @@ def test_what_may_change_is_what_the_architecture_lists():
         "data.path",
         "data.threads",
         "data.prefetch",
+        "objective.contrast",
+        "objective.tile",
         *(name for name in FIELDS if name.startswith(("mesh.", "eval."))),
         *(name for name in FIELDS if name.startswith("train.") and name != "train.batch_size"),
     }

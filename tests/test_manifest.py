@@ -69,6 +69,24 @@ def test_a_good_manifest(folder, kind):
     assert "4 pairs" in data.description
 
 
+def test_one_picture_under_several_names_is_one_anchor(folder):
+    (folder / "images" / "link.png").symlink_to(folder / "images" / "0.png")
+    rows = [("images/0.png", "a"), ("./images/../images/0.png", "b"), ("images/link.png", "c"), (str(folder / "images" / "0.png"), "d")]
+    data = _load(_write(folder, "csv", rows))
+    assert {data.train[i].anchor_key for i in range(4)} == {"images/0.png"}
+
+
+def test_blank_lines_at_the_end_of_jsonl_are_no_rows(folder):
+    path = _write(folder, "jsonl", GOOD)
+    path.write_bytes(path.read_bytes() + b"\n  \n")
+    assert len(_load(path).train) == 4
+
+
+def test_a_caption_of_invisible_characters_is_empty(folder):
+    with pytest.raises(ManifestError, match=r"the caption .* is empty"):
+        _load(_write(folder, "csv", [("images/0.png", "\u200b")]))
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_ids_splits_and_column_names(folder, kind):
     rows = [("a", "train", "images/0.png", "red"), ("a", "train", "images/1.png", "green"), ("", "test", "images/2.png", "blue")]

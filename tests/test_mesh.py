@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from bacl_jax.config import ConfigError, MeshConfig
-from bacl_jax.mesh import batch_sharding, make_mesh, replicated, to_global
+from bacl_jax.config import Config, ConfigError, MeshConfig, ObjectiveConfig, TrainConfig
+from bacl_jax.mesh import batch_sharding, check_rows, make_mesh, replicated, to_global
 
 
 def test_data_takes_what_remains():
@@ -19,6 +19,24 @@ def test_data_takes_what_remains():
 def test_what_does_not_fit_is_refused(config, found):
     with pytest.raises(ConfigError, match=found):
         make_mesh(config)
+
+
+@pytest.mark.parametrize(
+    ("batch", "bank", "groups", "found"),
+    [
+        (12, 48, 1, "train.batch_size 12 does not divide over the 8 devices: use 8 or 16"),
+        (24, 48, 3, None),
+        (16, 48, 3, r"train.batch_size 16 does not divide over 24 \(objective.groups 3, 8 devices\): use 24"),
+        (16, 50, 1, "objective.bank_size 50 does not divide over the 8 devices: use 48 or 56"),
+    ],
+)
+def test_rows_divide_over_all_devices(batch, bank, groups, found):
+    config = Config(objective=ObjectiveConfig(bank_size=bank, groups=groups), train=TrainConfig(batch_size=batch))
+    if found is None:
+        check_rows(make_mesh(MeshConfig()), config)
+        return
+    with pytest.raises(ConfigError, match=found):
+        check_rows(make_mesh(MeshConfig(fsdp=2, tensor=2)), config)
 
 
 def test_a_host_batch_becomes_a_sharded_global_array():

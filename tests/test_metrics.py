@@ -57,6 +57,7 @@ def test_data_wait_is_summed_over_the_steps_of_a_line(tmp_path):
         ('{"step": 1}\n{"step": 2}\n{"step": 3}\n', [1, 2]),
         ('{"step": 1}\n{"step": 2, "lo', [1]),
         ('{"step": 1}\n', [1]),
+        ('{"step": 1}\n5\n{"a": 1}\n[]\n', [1]),
         ("", []),
     ],
 )

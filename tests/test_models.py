@@ -62,6 +62,14 @@ def test_a_part_that_is_off_is_named():
         m.attend(params, features, features)
 
 
+def test_temperature_and_bias_start_where_the_config_says():
+    base = tiny.config()
+    sigmoid = dataclasses.replace(base, objective=dataclasses.replace(base.objective, kind="sigmoid", init_scale=9.0, init_bias=-4.0))
+    params = jax.jit(Model(sigmoid, tiny.VOCABULARY).init)(jax.random.key(0))
+    assert float(jnp.exp(params["log_scale"])) == pytest.approx(9.0)
+    assert float(params["bias"]) == -4.0
+
+
 def test_policy_is_bounded():
     m = model()
     params = jax.jit(m.init)(jax.random.key(0))
@@ -69,9 +77,9 @@ def test_policy_is_bounded():
     z, w = jnp.asarray(r.normal(size=(4, 16)), jnp.float32), jnp.asarray(r.normal(size=(9, 16)), jnp.float32)
     picked = jnp.asarray(r.integers(0, 9, (4, 5)))
     s = (z @ w.T)[jnp.arange(4)[:, None], picked]
-    assert float(jnp.abs(m.policy(params, z, w, picked, s, s - 0.5)).max()) == 0  # at first the schedule alone draws
+    assert float(jnp.abs(m.policy(params, z, w, lambda x: x[picked], s, s - 0.5)).max()) == 0  # at first the schedule alone draws
     huge = jax.tree.map(lambda x: x * 1e3 + 1, params["policy"])
-    score = m.policy({"policy": huge}, z, w, picked, s, s - 0.5)
+    score = m.policy({"policy": huge}, z, w, lambda x: x[picked], s, s - 0.5)
     assert 0 < float(jnp.abs(score).max()) <= 1.0
 
 
@@ -81,9 +89,10 @@ def test_a_score_of_the_policy_belongs_to_the_picked_column():
     z, w = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (jax.random.normal(jax.random.key(n), (n, 16)) for n in (4, 9)))
     picked = jnp.asarray([[0, 3, 5], [8, 1, 2], [7, 4, 6], [2, 0, 8]])
     same = jnp.full(picked.shape, 0.1)  # equal similarities: the columns alone differ
-    score = m.policy({"policy": params}, z, w, picked, same, same)
+    score = m.policy({"policy": params}, z, w, lambda x: x[picked], same, same)
     assert float(jnp.abs(jnp.diff(score, axis=1)).min()) > 1e-4
-    chex.assert_trees_all_close(m.policy({"policy": params}, z, w, picked[:, ::-1], same, same), score[:, ::-1], rtol=1e-5)
+    turned = m.policy({"policy": params}, z, w, lambda x: x[picked[:, ::-1]], same, same)
+    chex.assert_trees_all_close(turned, score[:, ::-1], rtol=1e-5)
 
 
 def test_attention_for_several_captions_an_anchor_is_that_for_one_at_a_time():

@@ -11,6 +11,7 @@ from bacl_jax.config import BNSConfig
 from bacl_jax.mesh import to_global
 from bacl_jax.objective import bank as memory
 from bacl_jax.objective.partners import partner_lists
+from bacl_jax.objective.shards import ONE_DEVICE, Shards
 from bacl_jax.train.step import build
 
 
@@ -30,10 +31,10 @@ def full_bank(size=60, filled=50, dim=8, captions=20):
     return bank, caption
 
 
-def lists(bank, alpha, tile=512, **config):
+def lists(bank, alpha, shards=ONE_DEVICE, **config):
     config = BNSConfig(enabled=True, k=8, pool=40, partner_k=4, **config)
-    zero = lambda anchor, columns, picked, s, boundary: jnp.zeros_like(s)  # noqa: E731
-    index, found = partner_lists(bank, zero, jax.random.key(0), alpha=jnp.float32(alpha), config=config, tile=tile)
+    zero = lambda anchor, columns, pick, s, boundary: jnp.zeros_like(s)  # noqa: E731
+    index, found = partner_lists(bank, zero, jax.random.key(0), alpha=jnp.float32(alpha), config=config, shards=shards)
     return np.asarray(index), np.asarray(found)
 
 
@@ -61,7 +62,7 @@ def test_late_partners_are_harder_than_early_ones():
 
 def test_tiles_change_nothing():
     bank, _ = full_bank()
-    assert (lists(bank, -0.2, tile=60)[1] == lists(bank, -0.2, tile=7)[1]).all()
+    assert (lists(bank, -0.2)[1] == lists(bank, -0.2, shards=Shards(tile=7))[1]).all()
 
 
 def test_trainer_gives_rows_of_the_source():

@@ -4,7 +4,19 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 
-from bacl_jax.objective.sigmoid import sigmoid_loss
+from bacl_jax.objective import sigmoid
+from bacl_jax.objective.tile import Tile
+
+
+def sigmoid_loss(logits, positive, bias, *, same_id="positive", weight=None, drawn=None):
+    """The loss of one tile that is the whole batch; both sides have half the weight."""
+    term = sigmoid.term(same_id)
+    weight = jnp.zeros_like(logits) if weight is None else weight
+    tile = Tile(logits, logits + bias, positive, jnp.eye(*logits.shape, dtype=bool), 0.5 * weight, 1.5 * weight)
+    sums = term.add(term.start(len(logits)), tile, 1)
+    if drawn is not None:
+        sums = term.add_drawn(sums, drawn[0] + bias, drawn[1])
+    return term.end(sums)[0].mean()
 
 
 def log_sigmoid(x):

@@ -54,6 +54,6 @@ def test_two_steps(name, tmp_path, monkeypatch):
     config = from_config_dict(settings)
     claim_workdir(tmp_path / "run", config)
     with Preemption() as preemption, Checkpoints(tmp_path / "run") as checkpoints:
-        outcome = session.open_run(config, checkpoints).loop(checkpoints).run(preemption)
+        outcome = session.open_run(config, session.read_data(config), checkpoints).loop(checkpoints).run(preemption)
         assert (outcome.status, int(outcome.state.step), int(outcome.state.skipped)) == ("done", 2, 0)
         assert checkpoints.steps() == [2]

@@ -16,7 +16,7 @@ from bacl_jax.train.step import build
 
 @pytest.fixture(scope="module")
 def trainer():
-    return build(tiny.config(), tiny.VOCABULARY, tiny.one_device())
+    return build(tiny.config(groups=8), tiny.VOCABULARY, tiny.one_device())
 
 
 def test_compiles_once_and_learns(trainer):
@@ -32,7 +32,7 @@ def test_compiles_once_and_learns(trainer):
 
 
 def test_eight_devices_give_the_update_of_one(trainer):
-    sharded = build(tiny.config(), tiny.VOCABULARY, make_mesh(MeshConfig()))
+    sharded = build(tiny.config(groups=8), tiny.VOCABULARY, make_mesh(MeshConfig()))
     states = []
     for t in (sharded, trainer):
         state = t.init(3)
@@ -45,7 +45,7 @@ def test_eight_devices_give_the_update_of_one(trainer):
 
 
 def test_cut_from_the_towers_cla_leaves_their_updates_as_they_are(trainer):
-    without = build(tiny.config(cla=CLAConfig()), tiny.VOCABULARY, tiny.one_device())
+    without = build(tiny.config(groups=8, cla=CLAConfig()), tiny.VOCABULARY, tiny.one_device())
     states = []
     for t in (trainer, without):
         state = t.init(1)
@@ -82,6 +82,19 @@ def test_bank_holds_the_last_rows_in_their_slots(trainer):
         index[(t * 16 + np.arange(16)) % 48] = tiny.batch(t).index
     assert state.bank.index.tolist() == index.tolist()
     chex.assert_trees_all_close(jnp.linalg.norm(state.bank.text, axis=1), jnp.ones(48), rtol=1e-4)
+
+
+def test_bank_keeps_images_and_texts_apart(trainer):
+    state, batch = trainer.init(0), tiny.batch(0)
+    text = batch.inputs["text"]
+    image, words = (
+        trainer.encode_image(state.params, batch.inputs["image"].values).pooled,
+        trainer.encode_text(state.params, text.values, text.mask).pooled,
+    )
+    image, words = jax.device_get((image, words))
+    state, _ = trainer.step(state, to_global(trainer.mesh, batch))
+    chex.assert_trees_all_close(state.bank.anchor[:16], image, atol=1e-5)
+    chex.assert_trees_all_close(state.bank.text[:16], words, atol=1e-5)
 
 
 def test_scale_is_projected_after_the_update():
@@ -122,5 +135,5 @@ def test_average_follows_the_parameters():
 
 def test_batch_that_does_not_divide_is_refused():
     config = dataclasses.replace(tiny.config(), train=dataclasses.replace(tiny.config().train, batch_size=12))
-    with pytest.raises(ConfigError, match=r"train.batch_size 12 .* = 8: use 8 or 16"):
+    with pytest.raises(ConfigError, match=r"train.batch_size 12 does not divide over the 8 devices: use 8 or 16"):
         build(config, tiny.VOCABULARY, make_mesh(MeshConfig()))

@@ -27,9 +27,11 @@ def test_word_tokens_are_whitespace_words():
 
 
 def test_long_captions_are_cut_and_keep_their_end():
-    ids, mask = Tokenizer.train(CAPTIONS, WORD).encode(["blue " * 50])
+    tokenizer = Tokenizer.train(CAPTIONS, WORD)
+    ids, mask = tokenizer.encode(["blue " * 50])
     assert ids[0, -1] == EOS
     assert mask.all()
+    assert tokenizer.too_long(["blue " * 50, "blue", "red " * (WORD.context_length - 2), "red " * (WORD.context_length - 1)]) == 2
 
 
 @pytest.mark.parametrize("config", [WORD, BPE], ids=["word", "bpe"])

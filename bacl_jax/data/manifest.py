@@ -136,7 +136,7 @@ class _Skips:
 def _parse(manifest: Path, row: int, record: Fields, config: DataConfig) -> Pair:
     fields = {column: text(manifest, row, column, value) for column, value in record.items()}
     caption = normalise(fields[config.caption_column])
-    if not caption:
+    if not any(letter.isprintable() and letter != " " for letter in caption):
         raise ManifestError(
             manifest, row, f"the caption (column {config.caption_column!r}) is empty", "write one or remove the row", kind="empty_caption"
         )
@@ -148,7 +148,7 @@ def _parse(manifest: Path, row: int, record: Fields, config: DataConfig) -> Pair
     image = fields[config.image_column].strip()
     path = _locate(manifest, row, image)
     anchor_key = fields[config.id_column].strip() if config.id_column else ""
-    return Pair(row, path, caption, anchor_key or os.path.normpath(image), split)
+    return Pair(row, path, caption, anchor_key or os.path.relpath(os.path.realpath(path), os.path.realpath(manifest.parent)), split)
 
 
 def _locate(manifest: Path, row: int, image: str) -> Path:

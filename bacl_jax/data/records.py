@@ -112,10 +112,16 @@ def _read_csv(manifest: Path, columns: Sequence[str]) -> Iterator[Fields]:
 
 
 def _read_jsonl(manifest: Path, columns: Sequence[str]) -> Iterator[Fields]:
-    """Every line is a row."""
+    """Every line is a row; blank lines at the end are none."""
+    blank: list[bytes] = []
     with open(manifest, "rb") as file:
         for line in file:
-            yield _json_fields(line.removeprefix(b"\xef\xbb\xbf"), columns)
+            if not line.strip():
+                blank.append(line)
+                continue
+            for one in (*blank, line):
+                yield _json_fields(one.removeprefix(b"\xef\xbb\xbf"), columns)
+            blank.clear()
 
 
 def _json_fields(line: bytes, columns: Sequence[str]) -> Fields:

@@ -102,6 +102,10 @@ class Tokenizer:
         mask = np.array([each.attention_mask for each in encodings], bool).reshape(shape)
         return ids, mask
 
+    def too_long(self, texts: Sequence[str]) -> int:
+        """How many of the texts `encode` cuts."""
+        return sum(len(each.overflowing) > 0 for each in self._tokenizer.encode_batch(list(texts)))
+
     def tokens(self, ids: Sequence[int] | Int32[np.ndarray, " T"]) -> list[str]:
         """The token strings of ids, for plots and reports; "" for an id out of range."""
         return [self._tokenizer.id_to_token(int(i)) or "" for i in ids]

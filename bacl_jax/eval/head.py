@@ -5,6 +5,7 @@ asked for, while its towers stay as they are.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from bacl_jax.data.source import DataSet
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.models import Model
 from bacl_jax.objective import bacl
-from bacl_jax.objective.similarity import cosine
+from bacl_jax.objective.shards import ONE_DEVICE
 from bacl_jax.train.step import encode
 from bacl_jax.types import Batch, Features
 
@@ -40,8 +41,10 @@ def train_head(
 
     def loss(head: dict[str, Any], batch: Batch) -> Array:
         pairs = encode(model, params, batch)
-        negatives = bacl.most_similar(pairs, cosine(pairs.anchor.pooled, pairs.text.pooled))
-        return bacl.local_terms(pairs, negatives, lambda *args: model.attend_each(head, *args), config.objective)[1]
+        groups = bacl.Groups.of(config.train.batch_size, 1, ONE_DEVICE)
+        encode_text = functools.partial(model.encode_text, params)
+        negatives = bacl.from_batch(pairs, *bacl.most_similar(pairs), encode_text, groups, config.objective)
+        return bacl.local_terms(pairs, negatives, functools.partial(model.attend_each, head), groups, config.objective)[1]
 
     @jax.jit
     def step(head: dict[str, Any], state: Any, batch: Batch) -> tuple[dict[str, Any], Any]:

@@ -162,12 +162,12 @@ def training_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLik
     return save(figure, path)
 
 
-def write_plots(workdir: str | os.PathLike, embeddings: Embeddings) -> list[Path]:
-    """Write what there is to show to workdir/plots/*.png and return the paths.
+def write_plots(workdir: str | os.PathLike, embeddings: Embeddings, folder_name: str = "plots") -> list[Path]:
+    """Write what there is to show to workdir/<folder_name>/*.png and return the paths.
 
     curves.png where metrics.jsonl has records; gallery.png; attention.png where CLA is enabled and half-true pairs exist.
     """
-    folder, paths = Path(workdir) / "plots", []
+    folder, paths = Path(workdir) / folder_name, []
     log = Path(workdir) / "metrics.jsonl"
     if log.exists() and (records := read_metrics(log)):
         paths.append(training_curves(records, folder / "curves.png"))

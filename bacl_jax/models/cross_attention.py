@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from bacl_jax.config import CLAConfig
-from bacl_jax.models.layers import Block, l2_normalise, pool
+from bacl_jax.models.layers import Block, by_rows, l2_normalise, pool
 from bacl_jax.types import Features
 
 INIT_SCALE, INIT_BIAS = 10.0, -5.0  # of the matching logit: a mean cosine in [-1, 1] starts as a logit in [-15, 5]
@@ -32,8 +32,8 @@ class CrossModal(nnx.Module):
         self.bias = nnx.Param(jnp.float32(INIT_BIAS))
 
     def __call__(self, text: Features, anchor: Features) -> tuple[Float[Array, "B T P"], Float[Array, " B"]]:
-        words = self.text_in(text.tokens.astype(self.dtype))
-        context = self.anchor_in(anchor.tokens.astype(self.dtype))
+        words = by_rows(self.text_in(text.tokens.astype(self.dtype)))
+        context = by_rows(self.anchor_in(anchor.tokens.astype(self.dtype)))
         x, weights = self.blocks[0](words, text.mask, context, anchor.mask)
         for block in self.blocks[1:]:
             x, weights = block(x, text.mask, context, anchor.mask)

@@ -5,6 +5,7 @@ Parameter paths: towers/image/..., towers/text/..., cross_attention/..., policy/
 
 import functools
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -88,6 +89,6 @@ class Model:
         """`attend` for N captions an anchor, text [N, B, T, C]: what depends on the anchor alone is computed once."""
         return jax.vmap(functools.partial(self.attend, params), (0, None))(text, anchor)
 
-    def policy(self, params: Params, anchor: Array, columns: Array, picked: Array, s: Array, boundary: Array) -> Float[Array, "B K"]:
-        """BNS's raw score of every candidate; `picked` [B, K] numbers them among the columns [N, D]."""
-        return self._module(params, "policy")(anchor, columns, picked, s, boundary)
+    def policy(self, params: Params, anchor: Array, columns: Array, pick: Callable, s: Array, boundary: Array) -> Float[Array, "B K"]:
+        """BNS's raw score of every candidate; `pick`: of an array [N, H] over the columns the rows of the candidates, [B, K, H]."""
+        return self._module(params, "policy")(anchor, columns, pick, s, boundary)

@@ -3,9 +3,23 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
+from bacl_jax.mesh import BATCH_AXES
+
 NEGATIVE = -1e9  # added to a masked attention logit: finite, so that a fully masked row has no NaN gradient
+
+
+def by_rows(x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
+    """The residual stream: rows over the mesh's batch axes, and whole on the devices that share heads and hidden layers.
+
+    Without it the compiler may cut the stream along C between two blocks, and gather all rows for a gradient. The mesh is that of
+    the context (`jax.sharding.use_abstract_mesh`); without one nothing happens.
+    """
+    if "tensor" not in jax.sharding.get_abstract_mesh().axis_names:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
 class Attention(nnx.Module):
@@ -37,7 +51,7 @@ class Attention(nnx.Module):
             logits = jnp.where(mask[:, None, None, :], logits, NEGATIVE)
         weights = jax.nn.softmax(logits, axis=-1)
         y = jnp.einsum("bhqn,bnhd->bqhd", weights.astype(v.dtype), v)
-        return self.out(y.reshape(*y.shape[:2], -1)), weights
+        return by_rows(self.out(y.reshape(*y.shape[:2], -1))), weights
 
 
 class MLP(nnx.Module):
@@ -76,11 +90,11 @@ class Block(nnx.Module):
     ) -> tuple[Float[Array, "B N C"], Float[Array, "B H N Keys"]]:
         h = self.norm_self(x)
         y, weights = self.self_attention(h, h, mask)
-        x = x + y
+        x = by_rows(x) + y
         if context is not None:
             y, weights = self.cross_attention(self.norm_cross(x), context, context_mask)
             x = x + y
-        return x + self.mlp(self.norm_mlp(x)), weights
+        return x + by_rows(self.mlp(self.norm_mlp(x))), weights
 
 
 def pool(tokens: Float[Array, "B N C"], mask: Bool[Array, "B N"] | None = None) -> Float[Array, "B C"]:

@@ -1,9 +1,11 @@
 """BNS's policy: a score for each candidate (arXiv 2511.08399: a two-layer MLP)."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 
 class Policy(nnx.Module):
@@ -26,11 +28,11 @@ class Policy(nnx.Module):
         self,
         anchor: Float[Array, "B D"],
         columns: Float[Array, "N D"],
-        picked: Int[Array, "B K"],
+        pick: Callable[[Array], Array],
         s: Float[Array, "B K"],
         boundary: Float[Array, "B K"],
     ) -> Float[Array, "B K"]:
-        """`picked`: the candidates' numbers among the columns."""
-        pair = self.anchor(anchor)[:, None] * self.column(columns)[picked]
+        """`pick`: of an array [N, H] the rows of the candidates, [B, K, H]."""
+        pair = self.anchor(anchor)[:, None] * pick(self.column(columns))
         score = self.out(jax.nn.gelu(pair + self.scalars(jnp.stack([s, boundary], -1))))[..., 0]
         return score if self.bound is None else self.bound * jnp.tanh(score)

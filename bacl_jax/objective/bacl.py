@@ -1,5 +1,7 @@
 """The objective, as the weighted sum it is: L = L_contrast + lambda_local L_local + lambda_match L_match + L_policy."""
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bacl_jax.config import ObjectiveConfig
-from bacl_jax.objective import bns, cla, infonce
+from bacl_jax.objective import bns, cla
 from bacl_jax.objective.bank import Bank, representative
-from bacl_jax.objective.sigmoid import sigmoid_loss
-from bacl_jax.objective.similarity import cosine, positives
+from bacl_jax.objective.contrast import contrast as contrastive_term
+from bacl_jax.objective.shards import ONE_DEVICE, Shards, whole
+from bacl_jax.objective.similarity import MASKED, Rows, same_pair, search
+from bacl_jax.objective.tile import Side
 from bacl_jax.schedules import curriculum
 from bacl_jax.types import Features, pytree
 
@@ -29,124 +33,170 @@ class Pairs:
     caption_id: Array  # uint32 [B, 2]
     anchor_id: Array  # uint32 [B, 2]
 
-    @property
-    def positive(self) -> Bool[Array, "B B"]:
-        """Which text is a positive of which anchor."""
-        return positives(self.caption_id, self.anchor_id, self.caption_id, self.anchor_id)
+    def anchors(self) -> Rows:
+        """The anchors' side as columns: of each anchor one copy."""
+        return self._side(self.anchor.pooled, self.anchor_id)
+
+    def texts(self) -> Rows:
+        """The texts' side as columns: of each caption one copy."""
+        return self._side(self.text.pooled, self.caption_id)
+
+    def _side(self, x: Array, ids: Array) -> Rows:
+        newest = representative(ids, jnp.ones(ids.shape[0], bool))
+        return Rows(x=x, caption_id=self.caption_id, anchor_id=self.anchor_id, valid=newest)
 
 
-def even_rows(size: int, share: float) -> Int[Array, " n"]:
-    """round(share * size) rows, at least one, spread evenly over the batch and so over its shards."""
-    count = max(round(share * size), 1)
+def even_rows(size: int, count: int) -> Int[Array, " n"]:
+    """`count` of `size` rows, spread evenly."""
     return jnp.arange(count) * size // count
 
 
-def _sample(pairs: Pairs, s: Array, policy: bns.PolicyFn, key: Array, alpha: Array, config: ObjectiveConfig) -> tuple[bns.Draw, bns.Draw]:
-    """BNS over the batch, from the anchors' side (rows of s) and from the texts' side (columns)."""
-    z, w, own = pairs.anchor.pooled, pairs.text.pooled, jnp.diagonal(s)
-    positive, everyone = pairs.positive, jnp.ones(s.shape[0], bool)
-    draws = []
-    for side, (scores, query, columns, ids) in enumerate(((s, z, w, pairs.caption_id), (s.T, w, z, pairs.anchor_id))):
-        keys = bns.row_keys(jax.random.fold_in(key, side), jnp.arange(s.shape[0]))
-        allowed = ~positive & representative(ids, everyone)[None]
-        draws.append(bns.sample(scores, own, allowed, query, columns, policy, keys, alpha=alpha, config=config.bns))
-    return draws[0], draws[1]
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """The batch in equal parts, each on one device, that choose some of their rows apart from each other.
+
+    So a chosen row never leaves its device, and the same number of parts chooses the same rows on any mesh that it suits.
+    """
+
+    count: int
+    rows: int  # of one group
+
+    @classmethod
+    def of(cls, batch: int, wanted: int, shards: Shards) -> "Groups":
+        """At least `wanted` and one a device: their least common multiple. ValueError where the batch does not divide by it."""
+        count = math.lcm(wanted, shards.count)
+        if batch % count:
+            raise ValueError(
+                f"a batch of {batch} does not divide into {count} groups (objective.groups {wanted}, {shards.count} devices): "
+                f"take train.batch_size {batch // count * count or count} or {(batch // count + 1) * count}"
+            )
+        return cls(count, batch // count)
+
+    def share(self, share: float, of: int | None = None) -> int:
+        """Rows that a group chooses of its `of` rows (None: all), for a share of the batch; at least one."""
+        return min(max(round(share * self.rows), 1), of or self.rows)
+
+    def take(self, tree: Any, place: Int[Array, "G n"]) -> Any:
+        """The rows of arrays [G r, ...], r a group, at places in each group: [G n, ...], without leaving the device."""
+        each = jax.vmap(lambda x, place: x[place])
+        return jax.tree.map(lambda x: whole(each(x.reshape(self.count, -1, *x.shape[1:]), place)), tree)
 
 
 @pytree
 class Negatives:
-    """For each of some rows of the batch one caption that is not its own."""
+    """For some rows of each group one caption that is not its own, E in all."""
 
-    rows: Int[Array, " E"]
+    place: Int[Array, "G n"]  # of the rows in their groups
     text: Features  # of the captions, by the current text tower; the bank's with bns.stale, without tokens
     ids: Array  # int32 [E, T]
     mask: Array  # bool [E, T]
-    found: Bool[Array, " E"]  # False where the row has no negative
+    columns: Rows  # the captions as columns of every row; not valid where the row has no negative
 
 
-def _of_batch(pairs: Pairs, column: Int[Array, " B"], found: Bool[Array, " B"]) -> Negatives:
-    """For every row the caption of another one."""
-    take = lambda x: x[column]  # noqa: E731
-    return Negatives(
-        rows=jnp.arange(column.shape[0]), text=jax.tree.map(take, pairs.text), ids=take(pairs.ids), mask=take(pairs.mask), found=found
-    )
+def _sample(
+    pairs: Pairs, own: Array, policy: bns.PolicyFn, key: Array, alpha: Array, config: ObjectiveConfig, shards: Shards
+) -> list[bns.Draw]:
+    """BNS over the batch, from the anchors' side and from the texts' side."""
+    anchors, texts = pairs.anchors(), pairs.texts()
+    draws = []
+    for side, (query, columns) in enumerate(((anchors, texts), (texts, anchors))):
+        keys = bns.row_keys(jax.random.fold_in(key, side), jnp.arange(own.shape[0]))
+        draws.append(bns.sample(query, columns, own, policy, keys, alpha=alpha, config=config.bns, shards=shards))
+    return draws
 
 
-def _from_bank(
-    pairs: Pairs, bank: Bank, policy: bns.PolicyFn, encode_text: Callable, key: Array, alpha: Array, config: ObjectiveConfig
-) -> tuple[Negatives, Bool[Array, "B E"], bns.Draw]:
+def from_batch(
+    pairs: Pairs,
+    column: Array,
+    found: Array,
+    encode_text: Callable,
+    groups: Groups,
+    config: ObjectiveConfig,
+    shards: Shards = ONE_DEVICE,
+) -> Negatives:
+    """For CLA's rows the caption of another row: it comes as token ids and is encoded where it is used."""
+    place = jnp.broadcast_to(even_rows(groups.rows, n := groups.share(config.cla.row_share)), (groups.count, n))
+    column, found = groups.take((column, found), place)
+    ids, mask, caption_id, anchor_id = shards.fetch((pairs.ids, pairs.mask, pairs.caption_id, pairs.anchor_id), column)
+    text = encode_text(ids, mask)
+    columns = Rows(x=text.pooled, caption_id=caption_id, anchor_id=anchor_id, valid=found)
+    return Negatives(place=place, text=text, ids=ids, mask=mask, columns=columns)
+
+
+def from_bank(
+    pairs: Pairs,
+    own: Array,
+    bank: Bank,
+    policy: bns.PolicyFn,
+    encode_text: Callable,
+    key: Array,
+    alpha: Array,
+    groups: Groups,
+    config: ObjectiveConfig,
+    shards: Shards = ONE_DEVICE,
+) -> tuple[Negatives, bns.Draw]:
     """Channel (b): every row draws one bank caption; for the rows whose draw scores highest it is encoded by the current tower.
 
-    So the schedule chooses among rows too: at first those with the easiest draw, later those with the most ambiguous. Returns
-    the captions (columns for every row), where each is a negative of which row, and the draw. With config.bns.stale (an
-    ablation) the bank's own, old embedding is used instead.
+    So the schedule chooses among rows too: at first those with the easiest draw, later those with the most ambiguous. Token ids
+    come from the device that holds their slot. With config.bns.stale (an ablation) the bank's own, old embedding is used instead.
     """
-    size, z = pairs.ids.shape[0], pairs.anchor.pooled
-    allowed = ~positives(pairs.caption_id, pairs.anchor_id, bank.caption_id, bank.anchor_id)
-    allowed &= representative(bank.caption_id, bank.filled)[None]
-    s, own = jax.lax.stop_gradient((cosine(z, bank.text), (z * pairs.text.pooled).sum(-1)))
-    keys = bns.row_keys(key, jnp.arange(size))
-    drawn = bns.sample(s, own, allowed, z, bank.text, policy, keys, alpha=alpha, config=config.bns)
-    rows = jax.lax.top_k(drawn.perturbed.max(1), max(round(config.bns.drawn_share * size), 1))[1]
-    slot, found = jax.tree.map(lambda x: x[rows], bns.hardest(drawn))
-    ids, mask = bank.ids[slot], bank.mask[slot]
+    keys = bns.row_keys(key, jnp.arange(own.shape[0]))
+    drawn = bns.sample(pairs.anchors(), bank.texts(), own, policy, keys, alpha=alpha, config=config.bns, shards=shards)
+    score = drawn.perturbed.max(1).reshape(groups.count, groups.rows)
+    place = shards.top_k(score, groups.share(config.bns.drawn_share))
+    slot, found = groups.take(bns.hardest(drawn), place)
+    ids, mask, caption_id, anchor_id = shards.fetch((bank.ids, bank.mask, bank.caption_id, bank.anchor_id), slot)
     no_tokens = jnp.zeros((*ids.shape, 0))
-    text = Features(pooled=bank.text[slot], tokens=no_tokens) if config.bns.stale else encode_text(ids, mask)
-    negative = ~positives(pairs.caption_id, pairs.anchor_id, bank.caption_id[slot], bank.anchor_id[slot])
-    return Negatives(rows=rows, text=text, ids=ids, mask=mask, found=found), negative & found[None], drawn
+    text = Features(pooled=shards.fetch(bank.text, slot), tokens=no_tokens) if config.bns.stale else encode_text(ids, mask)
+    columns = Rows(x=text.pooled, caption_id=caption_id, anchor_id=anchor_id, valid=found)
+    return Negatives(place=place, text=text, ids=ids, mask=mask, columns=columns), drawn
 
 
-def most_similar(pairs: Pairs, s: Float[Array, "B B"]) -> Negatives:
-    """For every row the most similar caption of the batch that is no positive: the negative of CLA without BNS."""
-    positive = pairs.positive
-    return _of_batch(pairs, jnp.where(positive, -2.0, s).argmax(1), (~positive).any(1))
+def most_similar(pairs: Pairs, shards: Shards = ONE_DEVICE) -> tuple[Int[Array, " B"], Bool[Array, " B"]]:
+    """For every row the most similar caption of the batch that is no positive, and whether there is one."""
+    asked = jnp.zeros((pairs.ids.shape[0], 0), jnp.int32)
+    s, column, _ = search(pairs.anchors(), pairs.texts(), asked, k=1, shards=shards)
+    return column[:, 0], s[:, 0] > MASKED / 2
 
 
-def local_terms(pairs: Pairs, drawn: Negatives, attend: Callable, config: ObjectiveConfig) -> tuple[Array, Array, Metrics]:
+def local_terms(
+    pairs: Pairs, drawn: Negatives, attend: Callable, groups: Groups, config: ObjectiveConfig, shards: Shards = ONE_DEVICE
+) -> tuple[Array, Array, Metrics]:
     """CLA on an even share of the rows that have a negative: attention to the own caption against that to the drawn negative.
 
-    The matching loss also rejects the captions of the next `cla.easy` rows: in a shuffled batch a uniform draw. With
+    The matching loss also rejects the captions of the next `cla.easy` rows of the group: in a shuffled batch a uniform draw. With
     cla.into_towers = False all token features are cut from the gradient: the towers learn from the contrastive term alone.
     """
     if not config.cla.into_towers:
         pairs, drawn = jax.lax.stop_gradient((pairs, drawn))
-    size, have = pairs.ids.shape[0], drawn.rows.shape[0]
-    pick = even_rows(have, min(config.cla.row_share * size / have, 1.0))
-    drawn = jax.tree.map(lambda x: x[pick], drawn)
-    rows, easy = drawn.rows, config.cla.easy
-    others = (rows[None] + 1 + jnp.arange(easy)[:, None]) % size
-    text = jax.tree.map(lambda x, y: jnp.concatenate([x[rows][None], y[None], x[others]]), pairs.text, drawn.text)
-    anchor = jax.tree.map(lambda x: x[rows], pairs.anchor)
-    attention, logit = attend(text, anchor)
-    positive_a, negative_a, compared, aligned = cla.aligned_attention(
-        pairs.ids[rows], pairs.mask[rows], attention[0], drawn.ids, drawn.mask, attention[1]
-    )
-    negative = jnp.concatenate([drawn.found[None], ~pairs.positive[rows[None], others]])
+    have, easy = drawn.place.shape[1], config.cla.easy
+    pick = even_rows(have, groups.share(config.cla.row_share, of=have))
+    negative = groups.take((drawn.text, drawn.ids, drawn.mask, drawn.columns.valid), jnp.broadcast_to(pick, (groups.count, pick.shape[0])))
+    (text, ids, mask, found), place = negative, drawn.place[:, pick]
+    own = groups.take(pairs, place)
+    others = [groups.take(pairs, (place + 1 + n) % groups.rows) for n in range(easy)]
+    texts = jax.tree.map(lambda *x: jnp.stack(x), own.text, text, *(other.text for other in others))
+    attention, logit = attend(texts, own.anchor)
+    positive_a, negative_a, compared, aligned = cla.aligned_attention(own.ids, own.mask, attention[0], ids, mask, attention[1])
+    differs = [~same_pair(own, other) for other in others]
     metrics = {
-        "cla_unaligned": (drawn.found & ~aligned).mean(),
-        "match_accuracy": jnp.where(drawn.found, logit[0] > logit[1], 0).sum() / jnp.maximum(drawn.found.sum(), 1),
+        "cla_unaligned": (found & ~aligned).mean(),
+        "match_accuracy": jnp.where(found, logit[0] > logit[1], 0).sum() / jnp.maximum(found.sum(), 1),
     }
-    local = cla.local_loss(positive_a, negative_a, compared, drawn.found & aligned, config.cla)
-    return local, cla.match_loss(logit[0], logit[1:], negative), metrics
+    local = cla.local_loss(positive_a, negative_a, compared, found & aligned, config.cla, shards)
+    return local, cla.match_loss(logit[0], logit[1:], jnp.stack([found, *differs])), metrics
 
 
-def _contrast(
-    logits: Float[Array, "B B"],
-    positive: Bool[Array, "B B"],
-    bias: Float[Array, ""] | None,
-    weights: tuple[Array, Array] | None,
-    drawn: tuple[Array, Array] | None,
-    config: ObjectiveConfig,
-) -> Float[Array, ""]:
-    """L_contrast: the mean of both directions, or the sigmoid loss. `weights`: k q of the anchors' side and of the texts' side."""
-    row_weight, column_weight = weights or (None, None)
-    if config.kind == "sigmoid":
-        assert bias is not None
-        both = None if row_weight is None or column_weight is None else (row_weight + column_weight.T) / 2
-        return sigmoid_loss(logits, positive, bias, same_id=config.same_id, weight=both, drawn=drawn)
-    rows = infonce.direction(logits, positive, same_id=config.same_id, weight=row_weight, drawn=drawn)
-    columns = infonce.direction(logits.T, positive.T, same_id=config.same_id, weight=column_weight)
-    return (rows.mean() + columns.mean()) / 2
+def _side(pairs: Pairs, features: Features, draw: bns.Draw | None, k: int) -> Side:
+    """One side of the contrastive term; channel (a): the weights k q of its draw from the batch."""
+    size = pairs.ids.shape[0]
+    return Side(
+        x=features.pooled,
+        caption_id=pairs.caption_id,
+        anchor_id=pairs.anchor_id,
+        candidate=jnp.zeros((size, 0), jnp.int32) if draw is None else draw.candidates.column,
+        weight=jnp.zeros((size, 0)) if draw is None else k * draw.q,
+    )
 
 
 def bacl_loss(
@@ -161,46 +211,58 @@ def bacl_loss(
     key: Array,
     progress: Float[Array, ""],
     config: ObjectiveConfig,
+    shards: Shards = ONE_DEVICE,
 ) -> tuple[Float[Array, ""], Metrics]:
     """L = L_contrast + lambda_local L_local + lambda_match L_match + L_policy and its parts.
 
     policy, attend, encode_text are called only where the config switches on what needs them; attend takes several captions an
-    anchor: text [N, B, T, C] and anchor [B, P, C] to A [N, B, T, P] and matching logits [N, B]. Memory O(B^2 + B pool D).
+    anchor: text [N, B, T, C] and anchor [B, P, C] to A [N, B, T, P] and matching logits [N, B]. pairs and bank lie over the devices
+    of `shards`, and so does every array with a dimension of the batch or of the bank: none of size B x B or B x M exists, but for
+    config.contrast = "dense".
     """
-    b, scale = config.bns, jnp.exp(log_scale)
-    s, positive = cosine(pairs.anchor.pooled, pairs.text.pooled), pairs.positive
+    b, size = config.bns, pairs.ids.shape[0]
+    groups = Groups.of(size, config.groups, shards)
+    own = jax.lax.stop_gradient((pairs.anchor.pooled * pairs.text.pooled).sum(-1))  # s_ii
     metrics: Metrics = {}
-    if config.kind == "infonce":
-        metrics = {"loss_floor": infonce.floor(positive, config.same_id), "log_batch": jnp.log(jnp.float32(s.shape[0]))}
-
-    weights = columns = drawn = None
     total = jnp.float32(0)
+
+    weighted: list[bns.Draw] = []
+    drawn = column = None
     if b.enabled:
         alpha = curriculum(progress, b)
         draws = []
         if b.reweight or b.stale or b.drawn_share == 0:
-            image_side, text_side = _sample(pairs, jax.lax.stop_gradient(s), policy, jax.random.fold_in(key, 0), alpha, config)
-            draws += [image_side, text_side]
-            drawn = _of_batch(pairs, *bns.hardest(image_side))
-            if b.reweight:
-                weights = bns.weight_matrix(image_side, s.shape[1], b.k), bns.weight_matrix(text_side, s.shape[0], b.k)
+            draws = _sample(pairs, own, policy, jax.random.fold_in(key, 0), alpha, config, shards)
+            column, weighted = bns.hardest(draws[0]), draws if b.reweight else []
         if b.drawn_share > 0:
             assert bank is not None
-            fetched, negative, bank_side = _from_bank(pairs, bank, policy, encode_text, jax.random.fold_in(key, 1), alpha, config)
-            draws.append(bank_side)
-            columns = scale * cosine(pairs.anchor.pooled, fetched.text.pooled), negative
-            drawn = drawn if b.stale else fetched
+            where = jax.random.fold_in(key, 1)
+            drawn, bank_side = from_bank(pairs, own, bank, policy, encode_text, where, alpha, groups, config, shards)
+            draws = [*draws, bank_side]
         metrics["loss_policy"] = sum((bns.policy_loss(d, alpha=alpha, config=b) for d in draws), jnp.float32(0)) / len(draws)
-        metrics |= {"alpha": alpha} | bns.diagnostics(draws[-1], b)
+        metrics |= {"alpha": alpha} | bns.diagnostics(draws[-1] if b.drawn_share > 0 else draws[0], b)
         total += metrics["loss_policy"]
 
-    contrast = _contrast(scale * s, positive, bias, weights, columns, config)
+    image_side, text_side = weighted or (None, None)
+    contrast, least = contrastive_term(
+        _side(pairs, pairs.anchor, image_side, b.k),
+        _side(pairs, pairs.text, text_side, b.k),
+        jax.tree.map(lambda x: x[:0], pairs.texts()) if drawn is None else drawn.columns,
+        scale=jnp.exp(log_scale),
+        bias=bias,
+        config=config,
+        shards=shards,
+    )
     metrics["loss_contrast"] = contrast
+    if config.kind == "infonce":
+        metrics |= {"loss_floor": least, "log_batch": jnp.log(jnp.float32(size))}
     total += contrast
 
     if config.cla.enabled:
-        drawn = most_similar(pairs, jax.lax.stop_gradient(s)) if drawn is None else drawn
-        local, match, extra = local_terms(pairs, drawn, attend, config)
+        if drawn is None or b.stale:
+            column = column or most_similar(pairs, shards)
+            drawn = from_batch(pairs, *column, encode_text, groups, config, shards)
+        local, match, extra = local_terms(pairs, drawn, attend, groups, config, shards)
         metrics |= {"loss_local": local, "loss_match": match} | extra
         total += config.cla.lambda_local * local + config.cla.lambda_match * match
     return total, metrics | {"loss": total}

@@ -1,8 +1,13 @@
 """The memory bank: the last M pairs the model saw, as a ring buffer of ids, tokens and embeddings."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from bacl_jax.objective.shards import ONE_DEVICE, Shards, travel
+from bacl_jax.objective.similarity import Rows
 from bacl_jax.types import pytree
 
 
@@ -23,6 +28,11 @@ class Bank:
     def filled(self) -> Bool[Array, " M"]:
         return self.index >= 0
 
+    def texts(self) -> Rows:
+        """The captions as columns: of each the newest copy."""
+        newest = representative(self.caption_id, self.filled)
+        return Rows(x=self.text, caption_id=self.caption_id, anchor_id=self.anchor_id, valid=newest)
+
 
 def empty(size: int, context_length: int, embed_dim: int) -> Bank:
     """A bank of `size` empty slots."""
@@ -38,20 +48,31 @@ def empty(size: int, context_length: int, embed_dim: int) -> Bank:
     )
 
 
-def push(bank: Bank, *, write: Bool[Array, ""], **rows: Array) -> Bank:
+def push(bank: Bank, *, write: Bool[Array, ""], shards: Shards = ONE_DEVICE, **rows: Array) -> Bank:
     """Write the rows of one step (fields of Bank, [B, ...]) at the cursor; of more rows than slots the last M stay.
 
-    The cursor moves on even where `write` is False (a skipped step), so that a row's slot depends on the step alone.
+    The cursor moves on even where `write` is False (a skipped step), so that a row's slot depends on the step alone. Slots and
+    rows lie over the devices: the rows travel past the slots, each device keeps those that are its own.
     """
     size, count = bank.index.shape[0], rows["index"].shape[0]
-    kept = min(size, count)
-    slots = (bank.cursor + (count - kept) + jnp.arange(kept)) % size
-    fields = {}
-    for name, new in rows.items():
-        old = getattr(bank, name)
-        values = new[count - kept :].astype(old.dtype)
-        keep = write.reshape((1,) * values.ndim)
-        fields[name] = old.at[slots].set(jnp.where(keep, values, old[slots]), unique_indices=True)
+
+    def local(old: dict[str, Array], new: dict[str, Array], cursor: Array, write: Array) -> dict[str, Array]:
+        slots, b = old["index"].shape[0], new["index"].shape[0]
+        first = jax.lax.axis_index(shards.axes) * slots if shards.axes else 0
+
+        def visit(old: dict[str, Array], new: dict[str, Array], luggage: Any, owner: Array) -> tuple[dict[str, Array], Any]:
+            row = owner * b + jnp.arange(b)
+            place = (cursor + row) % size - first
+            mine = write & (row >= count - size) & (place >= 0) & (place < slots)
+            place = jnp.where(mine, place, slots + jnp.arange(b))  # beyond the end: dropped
+            put = lambda old, new: old.at[place].set(new, mode="drop", unique_indices=True)  # noqa: E731
+            return jax.tree.map(put, old, new), luggage
+
+        return travel(visit, old, new, (), shards.axes)[0]
+
+    old = {name: getattr(bank, name) for name in rows}
+    new = {name: jax.lax.stop_gradient(x).astype(old[name].dtype) for name, x in rows.items()}
+    fields = shards.map(local, old, new, shared=(bank.cursor, write))
     return Bank(**fields, cursor=((bank.cursor + count) % size).astype(jnp.int32))
 
 
@@ -63,8 +84,3 @@ def representative(ids: UInt32[Array, "N 2"], valid: Bool[Array, " N"]) -> Bool[
     last = jnp.any(s != jnp.roll(s, -1, axis=0), axis=1) | ~jnp.roll(v, -1)
     last = last.at[-1].set(True) & v
     return jnp.zeros(n, bool).at[order].set(last, unique_indices=True)
-
-
-def tiles(size: int, at_most: int) -> int:
-    """The largest divisor of `size` that is no larger than `at_most`: rows of one tile of a scan over the bank."""
-    return next(t for t in range(min(size, at_most), 0, -1) if size % t == 0)

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bacl_jax.config import BNSConfig
-from bacl_jax.objective.similarity import MASKED
+from bacl_jax.objective.shards import ONE_DEVICE, Shards
+from bacl_jax.objective.similarity import MASKED, Rows, search
 from bacl_jax.types import pytree
 
-PolicyFn = Callable[..., Array]
+PolicyFn = Callable[..., Array]  # models/policy.py
 
 
 @pytree
@@ -42,30 +43,24 @@ def row_keys(key: Array, rows: Int[Array, " A"]) -> Array:
 
 
 def choose_candidates(
-    s: Float[Array, "A N"], own: Float[Array, " A"], allowed: Bool[Array, "A N"], keys: Array, *, k: int, pool: int
+    query: Rows, columns: Rows, own: Float[Array, " A"], keys: Array, *, config: BNSConfig, shards: Shards = ONE_DEVICE
 ) -> Candidates:
     """The k most similar columns, and one drawn uniformly from each of pool - k equal strata of all columns.
 
-    own:     s_ii, the similarity of the anchor's own pair; BS_ij = s_ij - s_ii.
-    allowed: False for positives, for second copies of a caption and for empty slots.
-    A stratum's draw that is not allowed, or is among the k, is not valid; so K <= pool are valid. Ties in the
-    top k go to the lower column.
+    Only columns that are valid and no positives of the query count. own: s_ii, the similarity of the anchor's own pair;
+    BS_ij = s_ij - s_ii. A stratum's draw that does not count, or is among the k, is not valid; so K <= pool are valid.
     """
-    n = s.shape[1]
-    k, extra = min(k, n), max(min(pool, n) - k, 0)
-    masked = jnp.where(allowed, s, MASKED)
-    top, column = jax.lax.top_k(masked, k)
-    valid = top > MASKED / 2
-    if extra:
-        edges = jnp.arange(extra + 1) * n // extra
-        share = jax.vmap(lambda key: jax.random.uniform(key, (extra,)))(keys)
-        drawn = edges[None, :-1] + jnp.floor(share * (edges[1:] - edges[:-1])[None]).astype(jnp.int32)
-        among_top = jax.vmap(lambda c, d: jnp.zeros(n, bool).at[c].set(True)[d])(column, drawn)
-        drawn_valid = jnp.take_along_axis(allowed, drawn, 1) & ~(among_top)
-        column = jnp.concatenate([column, drawn], 1)
-        valid = jnp.concatenate([valid, drawn_valid], 1)
-    picked = jnp.take_along_axis(s, column, 1)
-    return Candidates(column=column, s=picked, boundary=picked - own[:, None], valid=valid)
+    n = columns.valid.shape[0]
+    k, extra = min(config.k, n), max(min(config.pool, n) - config.k, 0)
+    edges = jnp.arange(extra + 1) * n // max(extra, 1)
+    share = jax.vmap(lambda key: jax.random.uniform(key, (extra,)))(keys)
+    stratum = edges[None, :-1] + jnp.floor(share * (edges[1:] - edges[:-1])[None]).astype(jnp.int32)
+    top, column, s = search(query, columns, stratum, k=k, shards=shards, recall=config.recall)
+    among_top = (stratum[:, :, None] == column[:, None]).any(2)
+    column, s = jnp.concatenate([column, stratum], 1), jnp.concatenate([top, jnp.where(among_top, MASKED, s)], 1)
+    valid = s > MASKED / 2
+    s = jnp.where(valid, s, 0)
+    return Candidates(column=column, s=s, boundary=jnp.where(valid, s - own[:, None], 0), valid=valid)
 
 
 def adjusted_score(
@@ -86,6 +81,7 @@ def draw(
     *,
     alpha: Float[Array, ""],
     config: BNSConfig,
+    shards: Shards = ONE_DEVICE,
 ) -> Draw:
     """Scores the candidates and draws by Gumbel-Softmax (arXiv 1611.01144): q = softmax((a + g) / tau_g).
 
@@ -94,7 +90,7 @@ def draw(
     except the policy's parameters.
     """
     anchor, columns, c = jax.lax.stop_gradient((anchor, columns, candidates))
-    score = policy(anchor, columns, c.column, c.s, c.boundary)
+    score = policy(anchor, columns, lambda x: shards.everywhere(x)[c.column], c.s, c.boundary)
     a = adjusted_score(score, c.boundary, c.valid, alpha, config.tau_b)
     gumbel = jax.vmap(lambda key: jax.random.gumbel(key, c.s.shape[1:]))(keys)
     perturbed = jnp.where(c.valid, a + gumbel, MASKED)
@@ -103,21 +99,21 @@ def draw(
 
 
 def sample(
-    s: Float[Array, "A N"],
+    query: Rows,
+    columns: Rows,
     own: Float[Array, " A"],
-    allowed: Bool[Array, "A N"],
-    anchor: Float[Array, "A D"],
-    columns: Float[Array, "N D"],
     policy: PolicyFn,
     keys: Array,
     *,
     alpha: Float[Array, ""],
     config: BNSConfig,
+    shards: Shards = ONE_DEVICE,
 ) -> Draw:
     """`choose_candidates`, then `draw`, with the two halves of each row's key: the whole of BNS for one set of anchors."""
+    own = jax.lax.stop_gradient(own)
     pick, noise = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    candidates = choose_candidates(s, own, allowed, pick, k=config.k, pool=config.pool)
-    return draw(candidates, anchor, columns, policy, noise, alpha=alpha, config=config)
+    candidates = choose_candidates(query, columns, own, pick, config=config, shards=shards)
+    return draw(candidates, query.x, columns.x, policy, noise, alpha=alpha, config=config, shards=shards)
 
 
 def hardest(drawn: Draw) -> tuple[Int[Array, " A"], Bool[Array, " A"]]:
@@ -125,13 +121,6 @@ def hardest(drawn: Draw) -> tuple[Int[Array, " A"], Bool[Array, " A"]]:
     best = drawn.perturbed.argmax(1)[:, None]
     take = lambda x: jnp.take_along_axis(x, best, 1)[:, 0]  # noqa: E731
     return take(drawn.candidates.column), take(drawn.candidates.valid)
-
-
-def weight_matrix(drawn: Draw, columns: int, k: int) -> Float[Array, "A N"]:
-    """k q_ic scattered to the columns of the similarity matrix, without gradient: channel (a)."""
-    c = drawn.candidates
-    rows = jnp.arange(c.column.shape[0])[:, None]
-    return jnp.zeros((c.column.shape[0], columns)).at[rows, c.column].add(jax.lax.stop_gradient(k * drawn.q))
 
 
 def policy_loss(drawn: Draw, *, alpha: Float[Array, ""], config: BNSConfig) -> Float[Array, ""]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bacl_jax.config import CLAConfig
+from bacl_jax.objective.shards import ONE_DEVICE, Shards
 
 TINY = 1e-6  # added inside the log: -log A_b and its gradient stay finite in bfloat16 where an attention weight is 0
 
@@ -90,6 +91,7 @@ def local_loss(
     rows: Bool[Array, "B T"],
     use: Bool[Array, " B"],
     config: CLAConfig,
+    shards: Shards = ONE_DEVICE,
 ) -> Float[Array, ""]:
     """L_local = mean over Omega of -log A_b, A_b = A- (1 + beta dA), Omega the `top` largest entries of dA = |A+ - A-|.
 
@@ -102,7 +104,7 @@ def local_loss(
     if config.stop_gradient == "all":
         delta = jax.lax.stop_gradient(delta)
     flat = delta.reshape(delta.shape[0], -1)
-    omega = jax.lax.top_k(jax.lax.stop_gradient(flat), min(config.top, flat.shape[1]))[1]
+    omega = shards.top_k(flat, min(config.top, flat.shape[1]))
     boosted = negative.reshape(flat.shape) * (1 + config.beta * flat)
     chosen = jnp.take_along_axis(boosted, omega, 1).astype(jnp.float32)
     inside = jnp.take_along_axis(jnp.broadcast_to(rows[..., None], delta.shape).reshape(flat.shape), omega, 1)

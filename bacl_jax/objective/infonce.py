@@ -2,38 +2,52 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array
 
 from bacl_jax.objective.similarity import MASKED
+from bacl_jax.objective.tile import Term, Tile
 
 
-def direction(
-    logits: Float[Array, "A N"],
-    positive: Bool[Array, "A N"],
-    *,
-    same_id: str = "positive",
-    weight: Float[Array, "A N"] | None = None,
-    drawn: tuple[Float[Array, "A E"], Bool[Array, "A E"]] | None = None,
-) -> Float[Array, " A"]:
-    """L_i = -mean_{p in P_i} l_ip + log( sum_j (1 + weight_ij) e^{l_ij} + sum_e e^{drawn_ie} ), one value a row.
+def term(same_id: str) -> Term:
+    """L_i = -mean_{p in P_i} l_ip + log( sum_j (1 + weight_ij) e^{l_ij} + sum_e e^{drawn_ie} ), one value a row and one a column.
 
-    logits:  square where `same_id` = "mask" (the diagonal is then the one positive and the others are left out).
-    weight:  k q_ic on BNS's in-batch candidates, 0 elsewhere: channel (a), since
-             logaddexp(LSE l, LSE(l + log kq)) = LSE(l + log(1 + kq)).
-    drawn:   logits of re-encoded drawn captions, and False where one is a positive of the row: channel (b).
+    weight: k q_ic on BNS's in-batch candidates, 0 elsewhere: channel (a), since
+            logaddexp(LSE l, LSE(l + log kq)) = LSE(l + log(1 + kq)). drawn: re-encoded captions, for the rows alone: channel (b).
+    same_id "positive": rows of one caption or one anchor are all in P_i; "mask": P_i is the pair itself, the others are left out.
+    The least it can be is log |P_i| (arXiv 2004.11362).
     """
-    if same_id == "mask":
-        own = jnp.eye(*positive.shape, dtype=bool)
-        logits, positive = jnp.where(positive & ~own, MASKED, logits), own
-    attraction = jnp.where(positive, logits, 0).sum(1) / positive.sum(1)
-    if weight is not None:
-        logits = logits + jnp.log1p(weight)
-    if drawn is not None:
-        extra, valid = drawn
-        logits = jnp.concatenate([logits, jnp.where(valid, extra, MASKED)], axis=1)
-    return jax.nn.logsumexp(logits, axis=1) - attraction
 
+    def masked(tile: Tile) -> tuple[Array, Array]:
+        if same_id == "positive":
+            return tile.logits, tile.positive
+        return jnp.where(tile.positive & ~tile.own, MASKED, tile.logits), tile.own
 
-def floor(positive: Bool[Array, "A N"], same_id: str) -> Float[Array, ""]:
-    """The smallest value the loss can take: mean log |P_i| (arXiv 2004.11362); 0 where other positives are left out."""
-    return jnp.float32(0) if same_id == "mask" else jnp.log(positive.sum(1)).mean()
+    def add(sums: tuple, tile: Tile, axis: int) -> tuple:
+        logits, positive = masked(tile)
+        lse, attraction, count = sums
+        weighted = logits + jnp.log1p(tile.row_weight if axis == 1 else tile.column_weight)
+        return (
+            jnp.logaddexp(lse, jax.nn.logsumexp(weighted, axis)),
+            attraction + jnp.where(positive, logits, 0).sum(axis),
+            count + positive.sum(axis),
+        )
+
+    def add_drawn(sums: tuple, logits: Array, valid: Array) -> tuple:
+        return (jnp.logaddexp(sums[0], jax.nn.logsumexp(jnp.where(valid, logits, MASKED), 1)), *sums[1:])
+
+    def grad(tile: Tile, row: tuple, column: tuple) -> Array:
+        logits, positive = masked(tile)
+        (g_row, (row_lse, row_count)), (g_column, (column_lse, column_count)) = row, column
+        p_row = jnp.exp(logits - row_lse[:, None]) * (1 + tile.row_weight) * g_row[:, None]
+        p_column = jnp.exp(logits - column_lse[None]) * (1 + tile.column_weight) * g_column[None]
+        pull = jnp.where(positive, (g_row / row_count)[:, None] + (g_column / column_count)[None], 0)
+        return p_row + p_column - pull
+
+    return Term(
+        start=lambda size: (jnp.full(size, -jnp.inf), jnp.zeros(size), jnp.zeros(size)),
+        add=add,
+        add_drawn=add_drawn,
+        end=lambda sums: (sums[0] - sums[1] / sums[2], jnp.log(sums[2]), (sums[0], sums[2])),
+        grad=grad,
+        grad_drawn=lambda logits, valid, row: jnp.where(valid, jnp.exp(logits - row[1][0][:, None]) * row[0][:, None], 0),
+    )

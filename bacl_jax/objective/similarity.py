@@ -1,9 +1,25 @@
-"""Which rows belong together, and the similarity matrix: the one place that collectives and chunking belong to."""
+"""Which rows belong together, how similar they are, and which columns are the most similar: no matrix larger than a tile."""
 
+from typing import Any, NamedTuple
+
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from bacl_jax.objective.shards import ONE_DEVICE, Shards, cut, padded, travel, whole
+from bacl_jax.types import pytree
 
 MASKED = -1e9  # logit of an excluded entry: finite, so that a row without any entry keeps finite gradients
+
+
+@pytree
+class Rows:
+    """Unit embeddings and what identifies them. valid: False where there is no such row."""
+
+    x: Float[Array, "N D"]
+    caption_id: Array  # uint32 [N, 2]
+    anchor_id: Array  # uint32 [N, 2]
+    valid: Bool[Array, " N"]
 
 
 def same_id(a: UInt32[Array, "A 2"], b: UInt32[Array, "N 2"]) -> Bool[Array, "A N"]:
@@ -11,13 +27,88 @@ def same_id(a: UInt32[Array, "A 2"], b: UInt32[Array, "N 2"]) -> Bool[Array, "A 
     return (a[:, None, 0] == b[None, :, 0]) & (a[:, None, 1] == b[None, :, 1])
 
 
-def positives(
-    caption: UInt32[Array, "A 2"], anchor: UInt32[Array, "A 2"], other_caption: UInt32[Array, "N 2"], other_anchor: UInt32[Array, "N 2"]
-) -> Bool[Array, "A N"]:
-    """positive(i, j) = same caption or same anchor."""
-    return same_id(caption, other_caption) | same_id(anchor, other_anchor)
+def positives(rows: Any, columns: Any) -> Bool[Array, "A N"]:
+    """positive(i, j) = same caption or same anchor, between anything that has `caption_id` and `anchor_id`."""
+    return same_id(rows.caption_id, columns.caption_id) | same_id(rows.anchor_id, columns.anchor_id)
+
+
+def same_pair(rows: Any, others: Any) -> Bool[Array, " A"]:
+    """`positives` of row i and other row i."""
+    return (rows.caption_id == others.caption_id).all(1) | (rows.anchor_id == others.anchor_id).all(1)
 
 
 def cosine(z: Float[Array, "A D"], w: Float[Array, "N D"]) -> Float[Array, "A N"]:
     """s_ij = <z_i, w_j> in float32."""
     return jnp.einsum("ad,nd->an", z, w, preferred_element_type=jnp.float32)
+
+
+class Found(NamedTuple):
+    """s of the k best allowed columns, best first (MASKED where there are fewer), and s of the asked ones (MASKED: not allowed)."""
+
+    s: Float[Array, "A k"]
+    column: Int[Array, "A k"]
+    asked_s: Float[Array, "A X"]
+
+
+def search(
+    query: Rows,
+    columns: Rows,
+    asked: Int[Array, "A X"],
+    *,
+    k: int,
+    shards: Shards = ONE_DEVICE,
+    recall: float = 1.0,
+) -> Found:
+    """The k most similar columns that are valid and no positives of the query, and the similarities of some asked columns.
+
+    The columns stay where they are; the queries travel past them with the best they have found so far. Memory a device:
+    O(tile^2 + A (D + k) / n); work O(A N D / n). Ties go to the column that was met first, on one device the lower one.
+    recall < 1: on TPU columns are found with this probability (`lax.approx_max_k`, arXiv 2206.14286); elsewhere all are.
+    Carries no gradient.
+    """
+    query, columns = jax.lax.stop_gradient((query, columns))
+    k = min(k, columns.valid.shape[0])
+
+    def top(s: Float[Array, "a t"]) -> tuple[Array, Array]:
+        best = min(k, s.shape[1])
+
+        def exact(s: Array) -> tuple[Array, Array]:
+            value, place = jax.lax.top_k(s, best)
+            return value, place
+
+        def approximate(s: Array) -> tuple[Array, Array]:
+            value, place = jax.lax.approx_max_k(s, best, recall_target=recall)
+            return value, place
+
+        return exact(s) if recall == 1.0 else jax.lax.platform_dependent(s, tpu=approximate, default=exact)
+
+    def meet(query: Rows, asked: Array, found: Found, columns: Rows, first: Array) -> Found:
+        """Some queries and one tile of columns, which are numbered from `first`."""
+        t = columns.valid.shape[0]
+        allowed = ~positives(query, columns) & columns.valid[None]
+        s = jnp.where(allowed, cosine(query.x, columns.x), MASKED)
+        best, place = top(s)
+        both, order = jax.lax.top_k(jnp.concatenate([found.s, best], 1), k)
+        column = jnp.take_along_axis(jnp.concatenate([found.column, first + place], 1), order, 1)
+        at = asked - first
+        here = jnp.where((at >= 0) & (at < t), jnp.take_along_axis(s, jnp.clip(at, 0, t - 1), 1), MASKED)
+        return Found(both, column, jnp.maximum(found.asked_s, here))
+
+    def local(query: Rows, asked: Array, columns: Rows) -> Found:
+        a, b = query.valid.shape[0], columns.valid.shape[0]
+        rows, t = min(a, shards.tile), min(b, shards.tile)
+        start = jax.lax.axis_index(shards.axes) * b if shards.axes else 0
+        pieces = cut(padded(columns, t), t), start + jnp.arange(0, b, t)
+
+        def visit(_: Any, block: tuple, found: Found, owner: Array) -> tuple[Any, Found]:
+            def one(item: tuple) -> Found:
+                (query, asked), found = item
+                return jax.lax.scan(lambda found, piece: (meet(query, asked, found, *piece), None), found, pieces)[0]
+
+            seen = whole(jax.lax.map(one, cut(padded((block, found), rows), rows)))
+            return (), jax.tree.map(lambda x: x[:a], seen)
+
+        nothing = Found(jnp.full((a, k), MASKED), jnp.zeros((a, k), jnp.int32), jnp.full(asked.shape, MASKED))
+        return travel(visit, (), (query, asked), nothing, shards.axes)[1]
+
+    return shards.map(local, query, asked, columns)

@@ -88,9 +88,10 @@ class Checkpoints:
         self._read_only = read_only
         self._policy = _NewestAndBest(keep)
         if not read_only and jax.process_index() == 0:
-            for step in self.steps():
-                if problem := _problem(self.directory / str(step)):
-                    self._set_aside(step, problem)
+            problems = {step: problem for step in self.steps() if (problem := _problem(self.directory / str(step)))}
+            good = [step for step in self.steps() if step not in problems]
+            for step, problem in problems.items():
+                self._set_aside(step, problem, f"that of step {good[-1]} is used" if good else "none is left, the run starts at step 0")
         _wait_for_process_0("checkpoints were checked")
         callback = _write_sums_of_unfinished(self.directory)
         options = ocp.CheckpointManagerOptions(
@@ -120,7 +121,8 @@ class Checkpoints:
         for name, value in (("position", dataclasses.asdict(position)), ("config", to_dict(config)), ("tokenizer", tokenizer)):
             items[name] = ocp.args.JsonSave(value)
         self._policy.best = position.best_step
-        self._manager.save(position.step, args=ocp.args.Composite(**items))
+        with self._disk_errors():
+            self._manager.save(position.step, args=ocp.args.Composite(**items))
 
     def restore(self, abstract: TrainState, rows: int) -> Restored | None:
         """The newest checkpoint, None if there is none. `abstract`: shapes and shardings; `rows`: of the training source."""
@@ -164,8 +166,30 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until the last save is on disk; raises its error."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        with self._disk_errors():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    def check_config(self, config: Config) -> None:
+        """ConfigError where the newest checkpoint belongs to a config that differs in more than changeable fields.
+
+        DIR/config.json says so first; this is for a workdir that lost it.
+        """
+        if self.steps() and not (self.workdir / "config.json").exists():
+            check_resumable(from_config_dict(self.read_json("config")), config)
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """CheckpointError, one line, where the disk is full: what was saved before is not touched."""
+        try:
+            yield
+        except Exception as error:
+            if "No space left" not in str(error) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            kept = f"the newest one is of step {self.steps()[-1]}" if self.steps() else "none was written before"
+            raise CheckpointError(
+                f"no space left for a checkpoint in {self.directory}: {kept}; make room, then the same command"
+            ) from error
 
     def close(self) -> None:
         self._manager.close()
@@ -176,12 +200,12 @@ class Checkpoints:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _set_aside(self, step: int, problem: str) -> None:
+    def _set_aside(self, step: int, problem: str, instead: str) -> None:
         target = self.workdir / "unreadable" / str(step)
-        warnings.warn(f"checkpoint of step {step} is ignored, the one before is used: {problem}; moved to {target}", stacklevel=3)
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         (self.directory / str(step)).rename(target)
+        warnings.warn(f"checkpoint of step {step} is ignored: {problem}; moved to {target}; {instead}", stacklevel=3)
 
 
 def _array_items(state: TrainState) -> dict[str, Any]:

@@ -33,8 +33,8 @@ def cut_back(path: Path, step: int) -> None:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except json.JSONDecodeError:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # not written to its end, or not ours
         return math.inf
 
 

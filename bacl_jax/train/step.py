@@ -1,21 +1,24 @@
 """The train step: encode, BACL, update, bank. Pure functions of a TrainState, jitted once over a mesh."""
 
+import dataclasses
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from bacl_jax import schedules
 from bacl_jax.config import Config
-from bacl_jax.mesh import check_batch, replicated
+from bacl_jax.mesh import BATCH_AXES, check_rows, replicated, spread
 from bacl_jax.models import Model
 from bacl_jax.objective import bank as memory
 from bacl_jax.objective.bacl import Metrics, Pairs, bacl_loss
 from bacl_jax.objective.partners import partner_lists
+from bacl_jax.objective.shards import Shards
 from bacl_jax.optim import groups, make_optimizer
+from bacl_jax.partition import follow, shardings
 from bacl_jax.train.state import TrainState
 from bacl_jax.types import Batch
 
@@ -24,26 +27,39 @@ class Trainer:
     """The jitted functions of one config on one mesh."""
 
     def __init__(self, config: Config, vocab_size: int, mesh: Mesh):
-        check_batch(mesh, config.train.batch_size)
+        check_rows(mesh, config)
         self.config, self.mesh = config, mesh
+        self.shards = Shards(mesh, config.objective.tile)
         self.model = Model(config, vocab_size)
         self.grid = self.model.grid
         self.optimizer = make_optimizer(config.optim, config.train.steps)
         self.encode_image = jax.jit(self.model.encode_image)
         self.encode_text = jax.jit(self.model.encode_text)
         self.attend = jax.jit(self.model.attend)
-        self.step = jax.jit(self._step, donate_argnums=0)
+        self._shapes = jax.eval_shape(self._init, jax.random.key(0))
+        self.shardings = self._lay_out()
+        self.step = jax.jit(self._step, donate_argnums=0, out_shardings=(self.shardings, replicated(mesh)))
         self.partner_lists = jax.jit(self._partner_lists)
 
     def init(self, seed: int) -> TrainState:
         """A fresh state on the mesh; equal for equal seeds, on any mesh."""
-        return jax.jit(self._init, out_shardings=replicated(self.mesh))(jax.random.key(seed))
+        return jax.jit(self._init, out_shardings=self.shardings)(jax.random.key(seed))
 
     def abstract_state(self) -> Any:
         """Shapes, types and shardings of the state, without computing it: what a restore aims at."""
-        sharding = replicated(self.mesh)
-        shapes = jax.eval_shape(self._init, jax.random.key(0))
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+        return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), self._shapes, self.shardings)
+
+    def _lay_out(self) -> Any:
+        """Where each leaf of a state lies: parameters, optimiser and average by partition.py, the bank's slots over all devices."""
+        whole, state = replicated(self.mesh), self._shapes
+        params = shardings(state.params, self.mesh, self.config.mesh)
+        return dataclasses.replace(
+            jax.tree.map(lambda _: whole, state),
+            params=params,
+            opt_state=follow(state.opt_state, state.params, params, whole),
+            ema=None if state.ema is None else params,
+            bank=jax.tree.map(lambda x: spread(self.mesh) if x.ndim else whole, state.bank),
+        )
 
     def eval_params(self, state: TrainState) -> dict[str, Any]:
         """What evaluation uses: the average where there is one, else the parameters."""
@@ -64,20 +80,41 @@ class Trainer:
         )
 
     def _loss(self, params: dict[str, Any], state: TrainState, batch: Batch) -> tuple[Float[Array, ""], tuple[Metrics, Pairs]]:
-        pairs = encode(self.model, params, batch)
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            return self._loss_on_mesh(self._gathered(params), state, batch)
+
+    def _loss_on_mesh(self, params: dict[str, Any], state: TrainState, batch: Batch) -> tuple[Float[Array, ""], tuple[Metrics, Pairs]]:
+        model = self.model
+        pairs = self._by_rows(encode(model, params, batch))
         loss, metrics = bacl_loss(
             pairs,
             state.bank,
             log_scale=params["log_scale"],
             bias=params.get("bias"),
-            policy=lambda *args: self.model.policy(params, *args),
-            attend=lambda *args: self.model.attend_each(params, *args),
-            encode_text=lambda *args: self.model.encode_text(params, *args),
+            policy=lambda *args: model.policy(params, *args),
+            attend=lambda text, anchor: self._by_rows(
+                model.attend_each(params, self._by_rows(text, axis=1), self._by_rows(anchor)), axis=1
+            ),
+            encode_text=lambda *args: self._by_rows(model.encode_text(params, *self._by_rows(args))),
             key=jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step),
             progress=schedules.progress(state.step, self.config.train.steps),
             config=self.config.objective,
+            shards=self.shards,
         )
         return loss, (metrics, pairs)
+
+    def _gathered(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Parameters as the model uses them: cut by tensor alone. The compiler gathers each where it is used, and spreads its gradient."""
+        if self.config.mesh.fsdp == 1:
+            return params
+        return jax.lax.with_sharding_constraint(params, shardings(params, self.mesh, dataclasses.replace(self.config.mesh, fsdp=1)))
+
+    def _by_rows(self, tree: Any, axis: int = 0) -> Any:
+        """Activations lie over the batch axes alone: a device that shares heads or hidden layers has all of its rows."""
+        if self.mesh.size == 1:
+            return tree
+        where = NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, BATCH_AXES))
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, where), tree)
 
     def _step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         c = self.config
@@ -93,6 +130,7 @@ class Trainer:
         bank = memory.push(
             state.bank,
             write=finite,
+            shards=self.shards,
             caption_id=pairs.caption_id,
             anchor_id=pairs.anchor_id,
             index=batch.index,
@@ -126,7 +164,12 @@ class Trainer:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
         alpha = schedules.curriculum(schedules.progress(state.step, self.config.train.steps), b)
         return partner_lists(
-            state.bank, lambda *args: self.model.policy(state.params, *args), jax.random.fold_in(key, 2), alpha=alpha, config=b
+            state.bank,
+            lambda *args: self.model.policy(state.params, *args),
+            jax.random.fold_in(key, 2),
+            alpha=alpha,
+            config=b,
+            shards=self.shards,
         )
 
 

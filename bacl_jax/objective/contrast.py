@@ -1,0 +1,203 @@
+"""The contrastive term L_contrast of a batch, computed in three ways that give one value and one gradient.
+
+dense    the whole matrix of logits: O(B^2 / n) memory a device.
+chunked  tiles of columns, made again for the backward pass (`jax.checkpoint`): O(B t / n), every device holds all columns.
+ring     the columns travel round the devices in blocks; at each stop tiles of logits are made, used and dropped, and the backward
+         pass makes them again from the sums that the forward pass left (as FlashAttention does, arXiv 2205.14135, and Inf-CL,
+         arXiv 2410.17243): O((B / n) (t + D)), and no device ever holds all columns.
+
+Equations: infonce.py and sigmoid.py. Dimension legend beyond types.py: b rows of one device, t columns of a tile, n devices,
+E captions drawn from the bank. Work O(B^2 D / n), and three times that backward.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bacl_jax.config import ObjectiveConfig
+from bacl_jax.objective import infonce, sigmoid
+from bacl_jax.objective.shards import ONE_DEVICE, Shards, cut, padded, tiles, travel, whole
+from bacl_jax.objective.similarity import Rows, cosine
+from bacl_jax.objective.tile import Affine, Side, Term, is_negative, make
+
+DENSE_AT_MOST = 2**22  # logits a device up to which "auto" takes the dense form: 16 MiB a matrix
+
+
+TERMS = {"infonce": infonce.term, "sigmoid": sigmoid.term}
+
+
+class Task(NamedTuple):
+    """What does not change from tile to tile."""
+
+    term: Term
+    axes: tuple[str, ...]
+    tile: int  # rows and columns of a tile at the most
+
+    def first_row(self, b: int) -> Array:
+        """Number in the batch of this device's first row."""
+        return jax.lax.axis_index(self.axes) * b if self.axes else jnp.int32(0)
+
+
+def dense(task: Task, rows: Side, columns: Side, drawn: Rows, affine: Affine) -> tuple[Array, Array, Array]:
+    """(loss of each row, loss of each column, least loss of each row), from one tile as large as the batch."""
+    made = make(rows, columns, affine, jnp.int32(0), jnp.int32(0))
+    start = task.term.start(rows.x.shape[0])
+    row_sums = with_drawn(task.term, task.term.add(start, made, 1), rows, drawn, affine)
+    (row_loss, least, _), (column_loss, *_) = task.term.end(row_sums), task.term.end(task.term.add(start, made, 0))
+    return row_loss, column_loss, least
+
+
+def chunked(task: Task, rows: Side, columns: Side, drawn: Rows, affine: Affine) -> tuple[Array, Array, Array]:
+    """`dense`, a tile of columns at a time."""
+    b = rows.x.shape[0]
+    t = tiles(b, task.tile)
+
+    @jax.checkpoint
+    def one(sums: Any, item: tuple[Side, Array]) -> tuple[Any, Any]:
+        made = make(rows, item[0], affine, jnp.int32(0), item[1])
+        return task.term.add(sums, made, 1), task.term.add(task.term.start(t), made, 0)
+
+    row_sums, column_sums = jax.lax.scan(one, task.term.start(b), (cut(columns, t), jnp.arange(0, b, t)))
+    row_sums = jax.checkpoint(functools.partial(with_drawn, task.term))(row_sums, rows, drawn, affine)
+    (row_loss, least, _), (column_loss, *_) = task.term.end(row_sums), task.term.end(whole(column_sums))
+    return row_loss, column_loss, least
+
+
+def with_drawn(term: Term, row_sums: Any, rows: Side, drawn: Rows, affine: Affine) -> Any:
+    """Row sums with the captions drawn from the bank added to them."""
+    if drawn.valid.shape[0] == 0:
+        return row_sums
+    return term.add_drawn(row_sums, affine(cosine(rows.x, drawn.x)), is_negative(rows, drawn))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def ring(task: Task, rows: Side, columns: Side, drawn: Rows, affine: Affine) -> tuple[Array, Array, Array]:
+    """`dense`, of this device's rows and columns; runs under shard_map."""
+    return _forward(task, rows, columns, drawn, affine)[0]
+
+
+def _forward(task: Task, rows: Side, columns: Side, drawn: Rows, affine: Affine) -> tuple[Any, Any]:
+    term, b = task.term, rows.x.shape[0]
+    first, t = task.first_row(b), tiles(b, task.tile)
+    numbers = jnp.arange(0, b, t)
+    row_tiles = *cut((rows, affine), t), first + numbers
+
+    def visit(sums: Any, block: Side, theirs: Any, owner: Array) -> tuple[Any, Any]:
+        def one_column(sums: Any, item: Any) -> tuple[Any, Any]:
+            columns, theirs, first_column = item
+
+            def one_row(theirs: Any, item: Any) -> tuple[Any, Any]:
+                (rows, affine, first_row), sums = item
+                made = make(rows, columns, affine, first_row, first_column)
+                return term.add(theirs, made, 0), term.add(sums, made, 1)
+
+            theirs, sums = jax.lax.scan(one_row, theirs, (row_tiles, sums))
+            return sums, theirs
+
+        sums, theirs = jax.lax.scan(one_column, sums, (*cut((block, theirs), t), owner * b + numbers))
+        return sums, whole(theirs)
+
+    def visit_drawn(sums: Any, block: Rows, luggage: Any, owner: Array) -> tuple[Any, Any]:
+        def one_row(item: Any) -> Any:
+            (rows, affine, _), sums = item
+            return with_drawn(term, sums, rows, block, affine)
+
+        return jax.lax.map(one_row, (row_tiles, sums)), luggage
+
+    row_sums, column_sums = travel(visit, cut(term.start(b), t), columns, term.start(b), task.axes)
+    if drawn.valid.shape[0]:
+        row_sums, _ = travel(visit_drawn, row_sums, drawn, (), task.axes)
+    (row_loss, least, row_kept), (column_loss, _, column_kept) = term.end(whole(row_sums)), term.end(column_sums)
+    return (row_loss, column_loss, least), (rows, columns, drawn, affine, row_kept, column_kept)
+
+
+def _backward(task: Task, kept: Any, g: tuple[Array, Array, Array]) -> tuple[Any, ...]:
+    rows, columns, drawn, affine, row_kept, column_kept = kept
+    term, b = task.term, rows.x.shape[0]
+    first, t = task.first_row(b), tiles(b, task.tile)
+    numbers = jnp.arange(b // t)
+    row_tiles = *cut((rows, affine, (g[0], row_kept)), t), first + numbers * t, numbers
+
+    def pull(sums: Any, number: Array, rows: Side, affine: Affine, dlogits: Array, s: Array, y: Array) -> tuple[Any, Array]:
+        """Adds to (d rows, d scale, d bias) of a tile of rows what the columns y give; returns d y too."""
+        ds = affine.scale[:, None] * dlogits
+        new = jnp.einsum("bt,td->bd", ds, y), (dlogits * s).sum(1), dlogits.sum(1)
+        return jax.tree.map(lambda sum_, x: sum_.at[number].add(x), sums, new), jnp.einsum("bt,bd->td", ds, rows.x)
+
+    def visit(sums: Any, block: Any, dcolumns: Array, owner: Array) -> tuple[Any, Array]:
+        def one_column(carry: Any, item: Any) -> tuple[Any, None]:
+            (columns, column), column_number = item
+
+            def one_row(carry: Any, item: Any) -> tuple[Any, None]:
+                rows, affine, row, first_row, number = item
+                made = make(rows, columns, affine, first_row, owner * b + column_number * t)
+                sums, dy = pull(carry[0], number, rows, affine, term.grad(made, row, column), made.cosine, columns.x)
+                return (sums, carry[1].at[column_number].add(dy)), None
+
+            return jax.lax.scan(one_row, carry, row_tiles)
+
+        (sums, dcolumns), _ = jax.lax.scan(one_column, (sums, cut(dcolumns, t)), (cut(block, t), numbers))
+        return sums, whole(dcolumns)
+
+    def visit_drawn(sums: Any, block: Rows, ddrawn: Array, owner: Array) -> tuple[Any, Array]:
+        def one_row(carry: Any, item: Any) -> tuple[Any, None]:
+            rows, affine, row, _, number = item
+            s = cosine(rows.x, block.x)
+            sums, dy = pull(carry[0], number, rows, affine, term.grad_drawn(affine(s), is_negative(rows, block), row), s, block.x)
+            return (sums, carry[1] + dy), None
+
+        return jax.lax.scan(one_row, (sums, ddrawn), row_tiles)[0]
+
+    sums = cut((jnp.zeros_like(rows.x), jnp.zeros_like(affine.scale), jnp.zeros_like(affine.bias)), t)
+    sums, dcolumns = travel(visit, sums, (columns, (g[1], column_kept)), jnp.zeros_like(columns.x), task.axes)
+    ddrawn = jnp.zeros_like(drawn.x)
+    if drawn.valid.shape[0]:
+        sums, ddrawn = travel(visit_drawn, sums, drawn, ddrawn, task.axes)
+    dx, dscale, dbias = whole(sums)
+    nothing = lambda side, dx: dataclasses.replace(jax.tree.map(lambda _: None, side), x=dx)  # noqa: E731
+    return nothing(rows, dx), nothing(columns, dcolumns), nothing(drawn, ddrawn), Affine(scale=dscale, bias=dbias)
+
+
+ring.defvjp(_forward, _backward)
+
+
+def implementation(config: ObjectiveConfig, batch: int, devices: int) -> str:
+    """What config.contrast "auto" takes: "dense" while a device's share of the logits is small, else "ring"."""
+    if config.contrast != "auto":
+        return config.contrast
+    return "dense" if batch**2 // devices <= DENSE_AT_MOST else "ring"
+
+
+def contrast(
+    rows: Side,
+    columns: Side,
+    drawn: Rows,
+    *,
+    scale: Float[Array, ""],
+    bias: Float[Array, ""] | None,
+    config: ObjectiveConfig,
+    shards: Shards = ONE_DEVICE,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(L_contrast, the least it can be): InfoNCE's mean of both directions, or the sigmoid loss.
+
+    rows: the anchors; columns: their texts, pair by pair; drawn: captions that every row has as further columns (E may be 0).
+    scale, bias: exp of log_scale, and the sigmoid's bias (None: 0). ValueError where the batch does not divide over the devices.
+    """
+    size = rows.x.shape[0]
+    rows, columns = (dataclasses.replace(side, weight=jax.lax.stop_gradient(side.weight)) for side in (rows, columns))
+    a_row = functools.partial(jnp.broadcast_to, shape=(size,))
+    affine = Affine(scale=a_row(scale), bias=a_row(jnp.float32(0) if bias is None else bias))
+    how = implementation(config, size, shards.count)
+    task = Task(TERMS[config.kind](config.same_id), shards.axes, shards.tile)
+    if how == "ring":
+        drawn = padded(drawn, shards.count)
+        row_loss, column_loss, least = shards.map(functools.partial(ring, task), rows, columns, drawn, affine)
+    else:
+        columns, drawn = shards.everywhere((columns, drawn))
+        row_loss, column_loss, least = {"dense": dense, "chunked": chunked}[how](task, rows, columns, drawn, affine)
+    loss = (row_loss.mean() + column_loss.mean()) / 2 if config.kind == "infonce" else row_loss.mean()
+    return loss, jax.lax.stop_gradient(least.mean())

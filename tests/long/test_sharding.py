@@ -1,0 +1,125 @@
+"""One gradient, however the step is spread over devices; and what the compiled step sends between them."""
+
+import dataclasses
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from bacl_jax.config import BNSConfig, CLAConfig, MeshConfig, VisionConfig
+from bacl_jax.mesh import make_mesh, to_global
+from bacl_jax.train.step import build
+
+B, T, C = 16, 8, 16  # of the tiny config: rows, tokens, width of a token feature
+KEY_BIAS = re.compile(r"attention'\]\['key'\]\['bias'\]")  # its gradient is 0: softmax does not see what is the same for all keys
+
+
+def config(shape=None, **objective):
+    """BACL with a vision transformer, every channel and the gradient of CLA into the towers; every parameter above 64 elements is cut."""
+    base = tiny.config(groups=8, **objective)
+    model = dataclasses.replace(base.model, image=VisionConfig(kind="vit", width=16, depth=1, heads=2, patch=4))
+    mesh = MeshConfig(*shape, fsdp_floor=64) if shape else MeshConfig()
+    return dataclasses.replace(base, model=model, mesh=mesh)
+
+
+def trainer(shape=None, **objective):
+    c = config(shape, **objective)
+    return build(c, tiny.VOCABULARY, make_mesh(c.mesh) if shape else tiny.one_device())
+
+
+FULL = {"cla": CLAConfig(enabled=True, width=16, heads=2, into_towers=True)}
+OBJECTIVES = {
+    "bacl": FULL,
+    "bacl, sigmoid": FULL | {"kind": "sigmoid"},
+    "cla without bns": FULL | {"bns": BNSConfig(), "same_id": "mask"},
+    "sigmoid": {"kind": "sigmoid", "bns": BNSConfig(), "cla": CLAConfig()},
+}
+
+
+@functools.cache
+def after_two_steps(name):
+    """(state on the host, loss, metrics, gradients) of one device, with the dense loss."""
+    t = trainer(**OBJECTIVES[name], contrast="dense")
+    state = t.init(3)
+    for i in range(2):
+        state, _ = t.step(state, to_global(t.mesh, tiny.batch(i, captions=30)))
+    state = jax.device_get(state)
+    return state, graded(t, state)
+
+
+def graded(t, state):
+    state = jax.device_put(state, t.shardings)
+    both = jax.jit(jax.value_and_grad(t._loss, has_aux=True))
+    (loss, (metrics, _)), grads = both(state.params, state, to_global(t.mesh, tiny.batch(7, captions=30)))
+    return jax.device_get((loss, metrics, grads))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "contrast", "tile"),
+    [
+        ("bacl", (8, 1, 1), "ring", 1024),
+        ("bacl", (2, 2, 2), "ring", 1),
+        ("bacl", (2, 4, 1), "chunked", 8),
+        ("bacl, sigmoid", (4, 1, 2), "ring", 2),
+        ("cla without bns", (2, 2, 2), "dense", 1024),
+        ("sigmoid", (1, 4, 2), "chunked", 4),
+    ],
+)
+def test_loss_metrics_and_every_gradient_are_those_of_one_device(name, shape, contrast, tile):
+    state, (loss, metrics, grads) = after_two_steps(name)
+    found_loss, found_metrics, found_grads = graded(trainer(shape, **OBJECTIVES[name], contrast=contrast, tile=tile), state)
+    np.testing.assert_allclose(found_loss, loss, rtol=1e-5)
+    for key, value in metrics.items():
+        np.testing.assert_allclose(found_metrics[key], value, rtol=1e-4, atol=1e-6, err_msg=key)
+    for (path, a), b in zip(jax.tree.leaves_with_path(found_grads), jax.tree.leaves(grads), strict=True):
+        if not KEY_BIAS.search(jax.tree_util.keystr(path)):
+            assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b) + 1e-7, jax.tree_util.keystr(path)
+
+
+def collectives(text):
+    """(kind, elements of its largest result) of each collective of a compiled program."""
+    found = re.findall(r"= (.*?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\(", text)
+    sizes = lambda result: [math.prod(int(n) for n in dims.split(",") if n) for dims in re.findall(r"\[([\d,]*)\]", result)]  # noqa: E731
+    return [(kind, max(sizes(result))) for result, kind in found]
+
+
+@functools.cache
+def sent(*shape):
+    t = trainer(shape, contrast="ring")
+    compiled = t.step.lower(t.abstract_state(), to_global(t.mesh, tiny.batch(0))).compile()
+    return collectives(compiled.as_text())
+
+
+def test_no_collective_carries_the_token_features_of_a_batch():
+    assert max(size for _, size in sent(2, 2, 2)) < B * T * C
+
+
+def test_rows_over_eight_devices_meet_by_going_round():
+    """No matrix of similarities and no embeddings of the batch or of the bank: ids and the policy's narrow projections alone."""
+    found = sent(8, 1, 1)
+    hidden, bank = tiny.config().objective.bns.hidden, tiny.config().objective.bank_size
+    assert max(size for kind, size in found if kind == "all-gather") <= hidden * bank
+    assert any(kind == "collective-permute" for kind, _ in found)
+    assert not any(kind == "all-to-all" for kind, _ in found)
+
+
+def test_parameters_optimiser_and_bank_are_spread():
+    t = trainer((2, 2, 2))
+    state = t.init(0)
+    large = [x for x in jax.tree.leaves((state.params, state.opt_state)) if x.size >= 64 and x.ndim == 2]
+    assert len(large) > 30
+    assert all(x.addressable_shards[0].data.size <= x.size // 2 for x in large)
+    assert state.bank.text.addressable_shards[0].data.shape == (6, 16)
+    after, _ = t.step(state, to_global(t.mesh, tiny.batch(0)))
+    assert jax.tree.map(lambda x: x.sharding.spec, after.params) == jax.tree.map(lambda x: x.spec, t.shardings.params)
+
+
+def test_the_state_of_a_mesh_starts_as_on_one_device():
+    one, eight = trainer().init(5), trainer((2, 2, 2)).init(5)
+    different = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), jax.device_get(one.params), jax.device_get(eight.params))
+    assert max(jax.tree.leaves(different)) == 0

@@ -1,0 +1,96 @@
+"""The search for the most similar columns: what it finds, that devices and tiles change nothing, and what it does not make."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bacl_jax.config import MeshConfig
+from bacl_jax.mesh import make_mesh
+from bacl_jax.objective.shards import ONE_DEVICE, Shards
+from bacl_jax.objective.similarity import MASKED, Rows, positives, search
+
+A, N, D = 24, 200, 16
+
+
+def side(r, n, valid=1.0):
+    x = r.normal(size=(n, D))
+    ids = [jnp.asarray(np.stack([r.integers(0, 60, n)] * 2, 1), jnp.uint32) for _ in range(2)]
+    x = jnp.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), jnp.float32)
+    return Rows(x=x, caption_id=ids[0], anchor_id=ids[1], valid=jnp.asarray(r.random(n) < valid))
+
+
+def problem():
+    r = np.random.default_rng(0)
+    return side(r, A), side(r, N, valid=0.7), jnp.asarray(r.integers(0, N, (A, 5)), jnp.int32)
+
+
+def expected(query, columns, asked, k):
+    s = jnp.where(~positives(query, columns) & columns.valid[None], query.x @ columns.x.T, MASKED)
+    best, column = jax.lax.top_k(s, k)
+    return best, column, jnp.take_along_axis(s, asked, 1)
+
+
+@pytest.mark.parametrize("shape", [(), (8, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("tile", [7, 1024])
+def test_finds_the_most_similar_valid_columns_that_are_no_positives(shape, tile):
+    shards = Shards(make_mesh(MeshConfig(*shape)) if shape else None, tile)
+    found = jax.jit(functools.partial(search, k=9, shards=shards))(*problem())
+    gaps = -np.diff(np.asarray(expected(*problem(), 10)[0]), axis=1)
+    assert gaps.min() > 1e-6  # so that rounding does not change which are found
+    chex.assert_trees_all_close(tuple(found), expected(*problem(), 9), rtol=1e-5)
+
+
+def test_where_there_are_fewer_the_rest_is_masked():
+    query, columns, asked = problem()
+    few = Rows(
+        x=columns.x[:4], caption_id=columns.caption_id[:4], anchor_id=columns.anchor_id[:4], valid=jnp.asarray([True, False, True, False])
+    )
+    found = search(query, few, asked % 4, k=9)
+    assert found.s.shape == (A, 4)
+    assert ((found.s > MASKED / 2).sum(1) == (~positives(query, few) & few.valid[None]).sum(1)).all()
+    assert bool((found.column < 4).all())
+
+
+def test_carries_no_gradient():
+    query, columns, asked = problem()
+    grad = jax.grad(lambda x: search(Rows(x=x, **ids(query)), columns, asked, k=3).s.sum())(query.x)
+    assert float(jnp.abs(grad).max()) == 0
+
+
+def ids(rows):
+    return {"caption_id": rows.caption_id, "anchor_id": rows.anchor_id, "valid": rows.valid}
+
+
+def shapes(n, dim):
+    u = jax.ShapeDtypeStruct((n, 2), jnp.uint32)
+    return Rows(x=jax.ShapeDtypeStruct((n, dim), jnp.float32), caption_id=u, anchor_id=u, valid=jax.ShapeDtypeStruct((n,), bool))
+
+
+def test_the_score_matrix_never_exists():
+    """256 queries against 65,536 columns: 64 MiB of scores; a tile has 1."""
+    asked = jax.ShapeDtypeStruct((256, 0), jnp.int32)
+    made = jax.jit(functools.partial(search, k=32)).lower(shapes(256, 64), shapes(65536, 64), asked).compile()
+    assert made.memory_analysis().temp_size_in_bytes < 16 * 2**20
+
+
+def test_columns_stay_where_they_are():
+    """On eight devices nothing as large as a device's columns is sent: the queries travel."""
+    asked = jax.ShapeDtypeStruct((64, 0), jnp.int32)
+    text = (
+        jax.jit(functools.partial(search, k=4, shards=Shards(make_mesh(MeshConfig()))))
+        .lower(shapes(64, 32), shapes(65536, 32), asked)
+        .compile()
+        .as_text()
+    )
+    assert "all-gather" not in text
+    assert "f32[8,32]" in text
+    assert not [line for line in text.splitlines() if "collective-permute(" in line and "[8192," in line]
+
+
+def test_approximate_search_is_exact_off_tpu():
+    query, columns, asked = problem()
+    chex.assert_trees_all_equal(search(query, columns, asked, k=4, recall=0.9), search(query, columns, asked, k=4, shards=ONE_DEVICE))
