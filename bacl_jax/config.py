@@ -187,6 +187,7 @@ class OptimConfig:
 class TrainConfig:
     steps: Positive = changeable(1000)
     batch_size: Positive = 256  # global
+    micro_batches: Positive = changeable(1)  # parts in which the towers see a batch: less memory, a forward pass more, the same gradient
     log_every: Positive = changeable(10)  # steps
     eval_every: NonNegative = changeable(200)  # steps; 0: only at the end
     save_every: Positive = changeable(200)  # steps

@@ -49,10 +49,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def check_rows(mesh: Mesh, config: Config) -> None:
     """Raises ConfigError unless batch and bank divide over the devices: the loss spreads them over all three axes."""
-    groups = math.lcm(config.objective.groups, mesh.size)
-    of = (
-        f"the {mesh.size} devices" if groups == mesh.size else f"{groups} (objective.groups {config.objective.groups}, {mesh.size} devices)"
-    )
+    parts = config.train.micro_batches
+    groups = math.lcm(config.objective.groups, mesh.size * parts)
+    of = f"the {mesh.size} devices"
+    if groups != mesh.size:
+        of = f"{groups} (objective.groups {config.objective.groups}, {mesh.size} devices, train.micro_batches {parts})"
     for name, size, by, what in (
         ("train.batch_size", config.train.batch_size, groups, of),
         ("objective.bank_size", config.objective.bank_size, mesh.size, f"the {mesh.size} devices"),

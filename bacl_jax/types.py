@@ -63,10 +63,10 @@ class Features:
     """What a tower returns.
 
     pooled: float32 [B, D], L2-normalised.
-    tokens: [B, N, C] token features (N = P patches or T text tokens).
+    tokens: [B, N, C] token features (N = P patches or T text tokens); None where they were not kept.
     mask:   bool [B, N] validity of `tokens`; None when all are valid.
     """
 
     pooled: Float[Array, "B D"]
-    tokens: Float[Array, "B N C"]
+    tokens: Float[Array, "B N C"] | None
     mask: Bool[Array, "B N"] | None = None

@@ -146,6 +146,7 @@ def optim() -> ConfigDict:
 def train() -> ConfigDict:
     train = ConfigDict()
     train.steps = 1000  # (c) updates in all; the schedules run over them
+    train.micro_batches = 1  # (c) parts in which the towers see a batch: less memory, a forward pass more, the same gradient
     train.batch_size = 256  # pairs a step, over all devices
     train.log_every = 10  # (c) steps between two lines of metrics.jsonl
     train.eval_every = 200  # (c) steps between two evaluations; 0: only at the end

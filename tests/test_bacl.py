@@ -171,7 +171,7 @@ def test_boundary_scores_of_both_sides():
 
 def drawn_from_batch(p, config):
     """CLA's negatives as `bacl_loss` chooses them without channel (b)."""
-    return bacl.from_batch(p, *bns.hardest(sampled(p, config)[0]), encode_text, WHOLE, config)
+    return bacl.from_batch(p, *bns.hardest(sampled(p, config)[0]), WHOLE, config)
 
 
 def drawn_from_bank(p, bank, alpha, config, groups=WHOLE):
@@ -179,7 +179,7 @@ def drawn_from_bank(p, bank, alpha, config, groups=WHOLE):
     return bacl.from_bank(p, own, bank, zero, encode_text, jax.random.key(1), jnp.float32(alpha), groups, config)
 
 
-def asked_of_attention(p, negatives, groups, config):
+def asked_of_attention(p, negatives, groups, config, encode=encode_text):
     """(texts, anchors) that attention is asked for."""
     asked = []
 
@@ -187,7 +187,7 @@ def asked_of_attention(p, negatives, groups, config):
         asked.append((text, anchor))
         return attend(text, anchor)
 
-    bacl.local_terms(p, negatives, spy, groups, config)
+    bacl.local_terms(p, negatives, spy, encode, None, groups, config)
     return asked[0]
 
 
@@ -201,8 +201,8 @@ def test_attention_is_asked_for_the_own_caption_the_hardest_negative_and_easy_on
         seen.append(ids)
         return Features(pooled=jnp.zeros((ids.shape[0], D)), tokens=jnp.full((*ids.shape, D), 7.0), mask=mask)
 
-    negatives = bacl.from_batch(p, column, found, encode, parts, config)
-    text, anchor = asked_of_attention(p, negatives, parts, config)
+    negatives = bacl.from_batch(p, column, found, parts, config)
+    text, anchor = asked_of_attention(p, negatives, parts, config, encode)
     size = B // groups
     rows = jnp.concatenate([g * size + even_rows(size, size // 2) for g in range(groups)])
     easy = [rows // size * size + (rows % size + n) % size for n in (1, 2)]
@@ -228,7 +228,7 @@ def test_captions_drawn_from_the_bank_are_what_attention_compares_with(share, gr
     assert text.tokens.shape[:2] == (2, n * groups)
     pick = even_rows(have, n)
     chosen = jnp.concatenate([g * have + pick for g in range(groups)])
-    chex.assert_trees_all_equal(text.pooled[1], drawn.text.pooled[chosen])
+    chex.assert_trees_all_equal(text.pooled[1], drawn.captions.text.pooled[chosen])
     rows = jnp.concatenate([g * (B // groups) + drawn.place[g, pick] for g in range(groups)])
     chex.assert_trees_all_equal(anchor.tokens, p.anchor.tokens[rows])
 
@@ -240,7 +240,7 @@ def test_an_easy_negative_that_is_a_positive_does_not_count():
     negatives = drawn_from_batch(p, config)
     assert not negatives.columns.valid.any()
     four = lambda text, anchor: (attend(text, anchor)[0], jnp.full(text.tokens.shape[:2], 4.0))  # noqa: E731
-    seen = bacl.local_terms(p, negatives, four, WHOLE, config)[1]
+    seen = bacl.local_terms(p, negatives, four, encode_text, None, WHOLE, config)[1]
     chex.assert_trees_all_close(seen, jnp.log1p(jnp.exp(-4.0)) / 2, rtol=1e-5)  # the positives alone
 
 
@@ -251,7 +251,7 @@ def test_the_local_losses_reach_the_towers_only_by_switch(reach):
 
     def local(tokens):
         q = dataclasses.replace(p, anchor=dataclasses.replace(p.anchor, tokens=tokens))
-        return sum(bacl.local_terms(q, drawn_from_batch(q, config), attend, WHOLE, config)[:2])
+        return sum(bacl.local_terms(q, drawn_from_batch(q, config), attend, encode_text, None, WHOLE, config)[:2])
 
     assert bool(jnp.abs(jax.jit(jax.grad(local))(p.anchor.tokens)).max() > 0) == reach
 
@@ -279,6 +279,45 @@ def test_a_drawn_caption_is_no_negative_of_the_rows_that_share_it():
     assert bool(positives(p, fetched.columns).any())
     own = positives(p, fetched.columns)[fetched.place[0], jnp.arange(B)]
     assert not (own & fetched.columns.valid).any()  # no row draws its own caption
+
+
+@pytest.mark.parametrize("into_towers", [True, False])
+def test_token_features_that_are_not_kept_are_encoded_again_part_by_part(into_towers):
+    sampler = dataclasses.replace(BNS, drawn_share=0.5)
+    cla = CLAConfig(enabled=True, row_share=0.5, into_towers=into_towers)
+    config, bank, p = ObjectiveConfig(bns=sampler, cla=cla, groups=3), full_bank(), pairs()
+
+    def value(weight, parts):
+        def text(ids, mask):
+            x = weight * jax.nn.one_hot(ids % D, D)
+            return Features(pooled=x[:, 0], tokens=x, mask=mask)
+
+        def anchor(x):
+            return Features(pooled=p.anchor.pooled, tokens=weight * x)
+
+        shards = Shards(parts=parts)
+        inputs = (p.anchor.tokens, p.ids, p.mask)
+        towers = lambda part: (Features(pooled=part[0].mean(1) * weight, tokens=weight * part[0]), text(*part[1:]))  # noqa: E731
+        image, words = bacl.encoded(towers, inputs, shards)
+        q = dataclasses.replace(p, anchor=image, text=words, inputs=p.anchor.tokens)
+        return bacl_loss(
+            q,
+            bank,
+            log_scale=jnp.log(weight + 3),
+            bias=None,
+            policy=zero,
+            attend=attend,
+            encode_text=text,
+            encode_anchor=anchor,
+            key=jax.random.key(0),
+            progress=jnp.float32(1.0),
+            config=config,
+            shards=shards,
+        )[0]
+
+    whole = jax.jit(jax.value_and_grad(functools.partial(value, parts=1)))(jnp.float32(0.5))
+    parts = jax.jit(jax.value_and_grad(functools.partial(value, parts=3)))(jnp.float32(0.5))
+    chex.assert_trees_all_close(parts, whole, rtol=1e-5)
 
 
 def test_every_caption_counts_once_among_the_columns():

@@ -65,7 +65,7 @@ def test_same_caption_same_attention_is_no_difference():
 def local(minus, plus, beta=1.0, stop="none", captions=("a b c", "a d c")):
     config = CLAConfig(beta=beta, stop_gradient=stop)
     p, m, rows, aligned = cla.aligned_attention(*encode(captions[0]), plus, *encode(captions[1]), minus)
-    return cla.local_loss(p, m, rows, aligned, config)
+    return cla.mean_of(cla.local_loss(p, m, rows, config), aligned)
 
 
 def test_local_loss_equals_numpy():

@@ -26,7 +26,7 @@ def test_what_does_not_fit_is_refused(config, found):
     [
         (12, 48, 1, "train.batch_size 12 does not divide over the 8 devices: use 8 or 16"),
         (24, 48, 3, None),
-        (16, 48, 3, r"train.batch_size 16 does not divide over 24 \(objective.groups 3, 8 devices\): use 24"),
+        (16, 48, 3, r"train.batch_size 16 does not divide over 24 \(objective.groups 3, 8 devices, train.micro_batches 1\): use 24"),
         (16, 50, 1, "objective.bank_size 50 does not divide over the 8 devices: use 48 or 56"),
     ],
 )

@@ -54,6 +54,33 @@ def test_top_k_of_rows_is_local():
     assert "all-gather" not in top.lower(x).compile().as_text()
 
 
+@pytest.mark.parametrize("shape", [(), (4, 2, 1), (2, 2, 2)])
+def test_in_parts_is_the_function_and_its_gradient(shape):
+    shards = Shards(make_mesh(MeshConfig(*shape)) if shape else None, parts=2)
+    x, w = jax.random.normal(jax.random.key(0), (32, 6)), jax.random.normal(jax.random.key(1), (6, 5))
+
+    def loss(w, run):
+        y, s = run(lambda rows: (jnp.tanh(rows[0] @ w), (rows[1] * w[0, 0]).sum(1)), (x, x))
+        return (y * jnp.arange(32.0)[:, None]).sum() + jnp.square(s).sum()
+
+    whole = jax.value_and_grad(loss)(w, lambda function, rows: function(rows))
+    chex.assert_trees_all_close(jax.jit(jax.value_and_grad(functools.partial(loss, run=shards.in_parts)))(w), whole, rtol=1e-4)
+
+
+def test_parts_take_the_memory_of_one():
+    w = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+
+    def temp(parts):
+        def loss(w, x):
+            deep = lambda x: functools.reduce(lambda x, _: jnp.tanh(x @ w), range(8), x)  # noqa: E731
+            return Shards(parts=parts).in_parts(deep, x).sum()
+
+        made = jax.jit(jax.grad(loss)).lower(w, jax.ShapeDtypeStruct((4096, 256), jnp.float32)).compile()
+        return made.memory_analysis().temp_size_in_bytes
+
+    assert temp(8) < 0.5 * temp(1)
+
+
 def test_rows_that_do_not_divide_are_refused_with_the_numbers():
     with pytest.raises(ValueError, match="12 rows do not divide over 8 devices"):
         Shards(make_mesh(MeshConfig())).map(lambda x: x, jnp.zeros(12))

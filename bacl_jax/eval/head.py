@@ -43,8 +43,9 @@ def train_head(
         pairs = encode(model, params, batch)
         groups = bacl.Groups.of(config.train.batch_size, 1, ONE_DEVICE)
         encode_text = functools.partial(model.encode_text, params)
-        negatives = bacl.from_batch(pairs, *bacl.most_similar(pairs), encode_text, groups, config.objective)
-        return bacl.local_terms(pairs, negatives, functools.partial(model.attend_each, head), groups, config.objective)[1]
+        negatives = bacl.from_batch(pairs, *bacl.most_similar(pairs), groups, config.objective)
+        attend = functools.partial(model.attend_each, head)
+        return bacl.local_terms(pairs, negatives, attend, encode_text, None, groups, config.objective)[1]
 
     @jax.jit
     def step(head: dict[str, Any], state: Any, batch: Batch) -> tuple[dict[str, Any], Any]:

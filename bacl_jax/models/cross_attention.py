@@ -32,6 +32,8 @@ class CrossModal(nnx.Module):
         self.bias = nnx.Param(jnp.float32(INIT_BIAS))
 
     def __call__(self, text: Features, anchor: Features) -> tuple[Float[Array, "B T P"], Float[Array, " B"]]:
+        assert text.tokens is not None
+        assert anchor.tokens is not None
         words = by_rows(self.text_in(text.tokens.astype(self.dtype)))
         context = by_rows(self.anchor_in(anchor.tokens.astype(self.dtype)))
         x, weights = self.blocks[0](words, text.mask, context, anchor.mask)

@@ -23,6 +23,15 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 @pytree
+class Captions:
+    """Token ids, and what the text tower made of them; None where it is not kept."""
+
+    text: Features | None
+    ids: Array  # int32 [E, T]
+    mask: Array  # bool [E, T]
+
+
+@pytree
 class Pairs:
     """The batch as the objective sees it: both towers' features and what identifies each row."""
 
@@ -32,6 +41,10 @@ class Pairs:
     mask: Array  # bool [B, T]
     caption_id: Array  # uint32 [B, 2]
     anchor_id: Array  # uint32 [B, 2]
+    inputs: Any = None  # what the anchors' tower made the features of, first dimension B, where their tokens are not kept
+
+    def captions(self) -> Captions:
+        return Captions(text=self.text, ids=self.ids, mask=self.mask)
 
     def anchors(self) -> Rows:
         """The anchors' side as columns: of each anchor one copy."""
@@ -53,7 +66,7 @@ def even_rows(size: int, count: int) -> Int[Array, " n"]:
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """The batch in equal parts, each on one device, that choose some of their rows apart from each other.
+    """The batch in equal parts, each on one device and in one micro-batch, that choose some of their rows apart from each other.
 
     So a chosen row never leaves its device, and the same number of parts chooses the same rows on any mesh that it suits.
     """
@@ -63,11 +76,15 @@ class Groups:
 
     @classmethod
     def of(cls, batch: int, wanted: int, shards: Shards) -> "Groups":
-        """At least `wanted` and one a device: their least common multiple. ValueError where the batch does not divide by it."""
-        count = math.lcm(wanted, shards.count)
+        """At least `wanted` and one a micro-batch of a device: their least common multiple.
+
+        ValueError where the batch does not divide by it.
+        """
+        count = math.lcm(wanted, shards.count * shards.parts)
         if batch % count:
             raise ValueError(
-                f"a batch of {batch} does not divide into {count} groups (objective.groups {wanted}, {shards.count} devices): "
+                f"a batch of {batch} does not divide into {count} groups "
+                f"(objective.groups {wanted}, {shards.count} devices, {shards.parts} parts): "
                 f"take train.batch_size {batch // count * count or count} or {(batch // count + 1) * count}"
             )
         return cls(count, batch // count)
@@ -87,9 +104,7 @@ class Negatives:
     """For some rows of each group one caption that is not its own, E in all."""
 
     place: Int[Array, "G n"]  # of the rows in their groups
-    text: Features  # of the captions, by the current text tower; the bank's with bns.stale, without tokens
-    ids: Array  # int32 [E, T]
-    mask: Array  # bool [E, T]
+    captions: Captions  # by the current text tower; with bns.stale by an old one, without tokens
     columns: Rows  # the captions as columns of every row; not valid where the row has no negative
 
 
@@ -109,18 +124,16 @@ def from_batch(
     pairs: Pairs,
     column: Array,
     found: Array,
-    encode_text: Callable,
     groups: Groups,
     config: ObjectiveConfig,
     shards: Shards = ONE_DEVICE,
 ) -> Negatives:
-    """For CLA's rows the caption of another row: it comes as token ids and is encoded where it is used."""
+    """For CLA's rows the caption of another row: it comes as token ids, to be encoded where it is used."""
     place = jnp.broadcast_to(even_rows(groups.rows, n := groups.share(config.cla.row_share)), (groups.count, n))
     column, found = groups.take((column, found), place)
     ids, mask, caption_id, anchor_id = shards.fetch((pairs.ids, pairs.mask, pairs.caption_id, pairs.anchor_id), column)
-    text = encode_text(ids, mask)
-    columns = Rows(x=text.pooled, caption_id=caption_id, anchor_id=anchor_id, valid=found)
-    return Negatives(place=place, text=text, ids=ids, mask=mask, columns=columns)
+    columns = Rows(x=jnp.zeros((found.shape[0], 0)), caption_id=caption_id, anchor_id=anchor_id, valid=found)
+    return Negatives(place=place, captions=Captions(text=None, ids=ids, mask=mask), columns=columns)
 
 
 def from_bank(
@@ -146,10 +159,20 @@ def from_bank(
     place = shards.top_k(score, groups.share(config.bns.drawn_share))
     slot, found = groups.take(bns.hardest(drawn), place)
     ids, mask, caption_id, anchor_id = shards.fetch((bank.ids, bank.mask, bank.caption_id, bank.anchor_id), slot)
-    no_tokens = jnp.zeros((*ids.shape, 0))
-    text = Features(pooled=shards.fetch(bank.text, slot), tokens=no_tokens) if config.bns.stale else encode_text(ids, mask)
+    if config.bns.stale:
+        text = Features(pooled=shards.fetch(bank.text, slot), tokens=None)
+    else:
+        text = encoded(lambda part: encode_text(*part), (ids, mask), shards)
     columns = Rows(x=text.pooled, caption_id=caption_id, anchor_id=anchor_id, valid=found)
-    return Negatives(place=place, text=text, ids=ids, mask=mask, columns=columns), drawn
+    return Negatives(place=place, captions=Captions(text=text, ids=ids, mask=mask), columns=columns), drawn
+
+
+def encoded(encode: Callable[[Any], Any], inputs: Any, shards: Shards) -> Any:
+    """Features of `encode(inputs)` (one or several), without tokens where the batch is encoded in parts: they are the larger part."""
+    if shards.parts == 1:
+        return encode(inputs)
+    pooled = lambda one: Features(pooled=one.pooled, tokens=None)  # noqa: E731
+    return shards.in_parts(lambda part: jax.tree.map(pooled, encode(part), is_leaf=lambda x: isinstance(x, Features)), inputs)
 
 
 def most_similar(pairs: Pairs, shards: Shards = ONE_DEVICE) -> tuple[Int[Array, " B"], Bool[Array, " B"]]:
@@ -160,31 +183,50 @@ def most_similar(pairs: Pairs, shards: Shards = ONE_DEVICE) -> tuple[Int[Array, 
 
 
 def local_terms(
-    pairs: Pairs, drawn: Negatives, attend: Callable, groups: Groups, config: ObjectiveConfig, shards: Shards = ONE_DEVICE
+    pairs: Pairs,
+    drawn: Negatives,
+    attend: Callable,
+    encode_text: Callable,
+    encode_anchor: Callable | None,
+    groups: Groups,
+    config: ObjectiveConfig,
+    shards: Shards = ONE_DEVICE,
 ) -> tuple[Array, Array, Metrics]:
     """CLA on an even share of the rows that have a negative: attention to the own caption against that to the drawn negative.
 
     The matching loss also rejects the captions of the next `cla.easy` rows of the group: in a shuffled batch a uniform draw. With
     cla.into_towers = False all token features are cut from the gradient: the towers learn from the contrastive term alone.
+    Token features that were not kept (shards.parts > 1) are encoded again, a part at a time.
     """
-    if not config.cla.into_towers:
-        pairs, drawn = jax.lax.stop_gradient((pairs, drawn))
-    have, easy = drawn.place.shape[1], config.cla.easy
+    have = drawn.place.shape[1]
     pick = even_rows(have, groups.share(config.cla.row_share, of=have))
-    negative = groups.take((drawn.text, drawn.ids, drawn.mask, drawn.columns.valid), jnp.broadcast_to(pick, (groups.count, pick.shape[0])))
-    (text, ids, mask, found), place = negative, drawn.place[:, pick]
-    own = groups.take(pairs, place)
-    others = [groups.take(pairs, (place + 1 + n) % groups.rows) for n in range(easy)]
-    texts = jax.tree.map(lambda *x: jnp.stack(x), own.text, text, *(other.text for other in others))
-    attention, logit = attend(texts, own.anchor)
-    positive_a, negative_a, compared, aligned = cla.aligned_attention(own.ids, own.mask, attention[0], ids, mask, attention[1])
-    differs = [~same_pair(own, other) for other in others]
+    place = drawn.place[:, pick]
+    negative = groups.take(drawn.captions, jnp.broadcast_to(pick, place.shape))
+    found = groups.take(drawn.columns.valid, jnp.broadcast_to(pick, place.shape))
+    own, *others = (groups.take(pairs, (place + n) % groups.rows) for n in range(config.cla.easy + 1))
+
+    def compare(part: tuple[Pairs, list[Captions]]) -> tuple[Array, Array, Array]:
+        """Of each row: L_local, whether its two captions can be aligned, and the matching logits of all captions."""
+        pairs, captions = part
+        anchor = pairs.anchor if encode_anchor is None or pairs.anchor.tokens is not None else encode_anchor(pairs.inputs)
+        texts = [one.text if one.text is not None and one.text.tokens is not None else encode_text(one.ids, one.mask) for one in captions]
+        if not config.cla.into_towers:
+            anchor, texts = jax.lax.stop_gradient((anchor, texts))
+        attention, logit = attend(jax.tree.map(lambda *x: jnp.stack(x), *texts), anchor)
+        first, second = captions[:2]
+        positive_a, negative_a, compared, aligned = cla.aligned_attention(
+            first.ids, first.mask, attention[0], second.ids, second.mask, attention[1]
+        )
+        return cla.local_loss(positive_a, negative_a, compared, config.cla, shards), aligned, logit.T
+
+    captions = [own.captions(), negative, *(other.captions() for other in others)]
+    local, aligned, logit = shards.in_parts(compare, (own, captions))
+    logit, use = logit.T, jnp.stack([found, *(~same_pair(own, other) for other in others)])
     metrics = {
         "cla_unaligned": (found & ~aligned).mean(),
         "match_accuracy": jnp.where(found, logit[0] > logit[1], 0).sum() / jnp.maximum(found.sum(), 1),
     }
-    local = cla.local_loss(positive_a, negative_a, compared, found & aligned, config.cla, shards)
-    return local, cla.match_loss(logit[0], logit[1:], jnp.stack([found, *differs])), metrics
+    return cla.mean_of(local, found & aligned), cla.match_loss(logit[0], logit[1:], use), metrics
 
 
 def _side(pairs: Pairs, features: Features, draw: bns.Draw | None, k: int) -> Side:
@@ -208,6 +250,7 @@ def bacl_loss(
     policy: bns.PolicyFn,
     attend: Callable[[Features, Features], Any],
     encode_text: Callable[[Array, Array], Features],
+    encode_anchor: Callable[[Any], Features] | None = None,
     key: Array,
     progress: Float[Array, ""],
     config: ObjectiveConfig,
@@ -215,7 +258,8 @@ def bacl_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """L = L_contrast + lambda_local L_local + lambda_match L_match + L_policy and its parts.
 
-    policy, attend, encode_text are called only where the config switches on what needs them; attend takes several captions an
+    policy, attend, encode_text are called only where the config switches on what needs them, encode_anchor (on pairs.inputs) where
+    the anchors' tokens are not kept; attend takes several captions an
     anchor: text [N, B, T, C] and anchor [B, P, C] to A [N, B, T, P] and matching logits [N, B]. pairs and bank lie over the devices
     of `shards`, and so does every array with a dimension of the batch or of the bank: none of size B x B or B x M exists, but for
     config.contrast = "dense".
@@ -261,8 +305,8 @@ def bacl_loss(
     if config.cla.enabled:
         if drawn is None or b.stale:
             column = column or most_similar(pairs, shards)
-            drawn = from_batch(pairs, *column, encode_text, groups, config, shards)
-        local, match, extra = local_terms(pairs, drawn, attend, groups, config, shards)
+            drawn = from_batch(pairs, *column, groups, config, shards)
+        local, match, extra = local_terms(pairs, drawn, attend, encode_text, encode_anchor, groups, config, shards)
         metrics |= {"loss_local": local, "loss_match": match} | extra
         total += config.cla.lambda_local * local + config.cla.lambda_match * match
     return total, metrics | {"loss": total}

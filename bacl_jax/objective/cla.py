@@ -89,13 +89,12 @@ def local_loss(
     positive: Float[Array, "B T P"],
     negative: Float[Array, "B T P"],
     rows: Bool[Array, "B T"],
-    use: Bool[Array, " B"],
     config: CLAConfig,
     shards: Shards = ONE_DEVICE,
-) -> Float[Array, ""]:
-    """L_local = mean over Omega of -log A_b, A_b = A- (1 + beta dA), Omega the `top` largest entries of dA = |A+ - A-|.
+) -> Float[Array, " B"]:
+    """L_local of each pair = mean over Omega of -log A_b, A_b = A- (1 + beta dA), Omega the `top` largest entries of dA = |A+ - A-|.
 
-    The choice of Omega carries no gradient. Mean over the pairs marked in `use`; 0 when there is none.
+    The choice of Omega carries no gradient.
     stop_gradient: "none"; "positive" cuts A+; "all" cuts dA altogether.
     """
     if config.stop_gradient == "positive":
@@ -108,8 +107,12 @@ def local_loss(
     boosted = negative.reshape(flat.shape) * (1 + config.beta * flat)
     chosen = jnp.take_along_axis(boosted, omega, 1).astype(jnp.float32)
     inside = jnp.take_along_axis(jnp.broadcast_to(rows[..., None], delta.shape).reshape(flat.shape), omega, 1)
-    each = jnp.where(inside, -jnp.log(chosen + TINY), 0).sum(1) / jnp.maximum(inside.sum(1), 1)
-    return jnp.where(use, each, 0).sum() / jnp.maximum(use.sum(), 1)
+    return jnp.where(inside, -jnp.log(chosen + TINY), 0).sum(1) / jnp.maximum(inside.sum(1), 1)
+
+
+def mean_of(losses: Float[Array, " B"], use: Bool[Array, " B"]) -> Float[Array, ""]:
+    """Mean over the pairs marked in `use`; 0 when there is none."""
+    return jnp.where(use, losses, 0).sum() / jnp.maximum(use.sum(), 1)
 
 
 def match_loss(positive: Float[Array, " B"], negative: Float[Array, "N B"], use: Bool[Array, "N B"]) -> Float[Array, ""]:

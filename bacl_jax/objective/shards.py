@@ -5,6 +5,7 @@ With one device nothing here makes a collective. Dimension legend beyond types.p
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,15 +14,21 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from bacl_jax.mesh import BATCH_AXES
+
 Visit = Callable[[Any, Any, Any, Array], tuple[Any, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """Rows spread evenly over all devices of a mesh, in their order (None: one device), `tile` of them compared at a time."""
+    """Rows spread evenly over all devices of a mesh, in their order (None: one device).
+
+    tile: rows and columns compared at a time. parts: micro-batches in which the towers see a batch.
+    """
 
     mesh: Mesh | None = None
     tile: int = 1024
+    parts: int = 1
 
     @property
     def count(self) -> int:
@@ -44,6 +51,37 @@ class Shards:
         rows = PartitionSpec(self.axes)
         specs = ((rows,) * len(spread)) + ((PartitionSpec(),) * len(shared))
         return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=rows, check_vma=False)(*spread, *shared)
+
+    def in_parts(self, function: Callable[[Any], Any], rows: Any) -> Any:
+        """function(rows), one part of each device's rows after the other: GradCache (arXiv 2101.06983).
+
+        What a part keeps for its gradient is dropped, and made again in the backward pass: the memory is that of one part, the cost
+        one more forward pass, the gradient the same. ValueError where the rows do not divide.
+        """
+        if self.parts == 1:
+            return function(rows)
+        shards = 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
+        if (size := jax.tree.leaves(rows)[0].shape[0]) % (shards * self.parts):
+            raise ValueError(f"{size} rows do not divide into {self.parts} parts on each of {shards} devices")
+
+        def turned(x: Array, first: int, second: int) -> Array:
+            """[first * second * r, ...], numbered by `first`, to the same numbered by `second`."""
+            return x.reshape(first, second, -1, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
+
+        def one(part: Any) -> Any:
+            return function(self.by_batch(part))
+
+        split = cut(jax.tree.map(lambda x: turned(x, shards, self.parts), rows), size // self.parts)
+        done = whole(jax.lax.map(jax.checkpoint(one), self.by_batch(split, axis=1)))
+        return self.by_batch(jax.tree.map(lambda x: turned(x, self.parts, shards), done))
+
+    def by_batch(self, tree: Any, axis: int = 0) -> Any:
+        """Rows (dimension `axis`) over the batch axes alone: a device that shares heads or hidden layers has all of its rows."""
+        if not self.axes:
+            return tree
+        assert self.mesh is not None
+        where = NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, BATCH_AXES))
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, where), tree)
 
     def everywhere(self, tree: Any) -> Any:
         """The same arrays, whole on every device: one all-gather of them, not of what they were computed from."""

@@ -6,21 +6,21 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from bacl_jax import schedules
 from bacl_jax.config import Config
-from bacl_jax.mesh import BATCH_AXES, check_rows, replicated, spread
+from bacl_jax.mesh import check_rows, replicated, spread
 from bacl_jax.models import Model
 from bacl_jax.objective import bank as memory
-from bacl_jax.objective.bacl import Metrics, Pairs, bacl_loss
+from bacl_jax.objective.bacl import Metrics, Pairs, bacl_loss, encoded
 from bacl_jax.objective.partners import partner_lists
-from bacl_jax.objective.shards import Shards
+from bacl_jax.objective.shards import ONE_DEVICE, Shards
 from bacl_jax.optim import groups, make_optimizer
 from bacl_jax.partition import follow, shardings
 from bacl_jax.train.state import TrainState
-from bacl_jax.types import Batch
+from bacl_jax.types import Batch, Features
 
 
 class Trainer:
@@ -29,7 +29,7 @@ class Trainer:
     def __init__(self, config: Config, vocab_size: int, mesh: Mesh):
         check_rows(mesh, config)
         self.config, self.mesh = config, mesh
-        self.shards = Shards(mesh, config.objective.tile)
+        self.shards = Shards(mesh, config.objective.tile, config.train.micro_batches)
         self.model = Model(config, vocab_size)
         self.grid = self.model.grid
         self.optimizer = make_optimizer(config.optim, config.train.steps)
@@ -84,22 +84,22 @@ class Trainer:
             return self._loss_on_mesh(self._gathered(params), state, batch)
 
     def _loss_on_mesh(self, params: dict[str, Any], state: TrainState, batch: Batch) -> tuple[Float[Array, ""], tuple[Metrics, Pairs]]:
-        model = self.model
-        pairs = self._by_rows(encode(model, params, batch))
+        model, shards = self.model, self.shards
+        pairs = encode(model, params, batch, shards)
+        by_batch = shards.by_batch
         loss, metrics = bacl_loss(
             pairs,
             state.bank,
             log_scale=params["log_scale"],
             bias=params.get("bias"),
             policy=lambda *args: model.policy(params, *args),
-            attend=lambda text, anchor: self._by_rows(
-                model.attend_each(params, self._by_rows(text, axis=1), self._by_rows(anchor)), axis=1
-            ),
-            encode_text=lambda *args: self._by_rows(model.encode_text(params, *self._by_rows(args))),
+            attend=lambda text, anchor: by_batch(model.attend_each(params, by_batch(text, axis=1), by_batch(anchor)), axis=1),
+            encode_text=lambda *args: by_batch(model.encode_text(params, *by_batch(args))),
+            encode_anchor=lambda images: by_batch(model.encode_image(params, by_batch(images))),
             key=jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step),
             progress=schedules.progress(state.step, self.config.train.steps),
             config=self.config.objective,
-            shards=self.shards,
+            shards=shards,
         )
         return loss, (metrics, pairs)
 
@@ -108,13 +108,6 @@ class Trainer:
         if self.config.mesh.fsdp == 1:
             return params
         return jax.lax.with_sharding_constraint(params, shardings(params, self.mesh, dataclasses.replace(self.config.mesh, fsdp=1)))
-
-    def _by_rows(self, tree: Any, axis: int = 0) -> Any:
-        """Activations lie over the batch axes alone: a device that shares heads or hidden layers has all of its rows."""
-        if self.mesh.size == 1:
-            return tree
-        where = NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, BATCH_AXES))
-        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, where), tree)
 
     def _step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         c = self.config
@@ -178,17 +171,24 @@ def build(config: Config, vocab_size: int, mesh: Mesh) -> Trainer:
     return Trainer(config, vocab_size, mesh)
 
 
-def encode(model: Model, params: dict[str, Any], batch: Batch) -> Pairs:
-    """Both towers over a batch."""
-    text = batch.inputs["text"]
+def encode(model: Model, params: dict[str, Any], batch: Batch, shards: Shards = ONE_DEVICE) -> Pairs:
+    """Both towers over a batch, in micro-batches where shards.parts > 1: then without token features."""
+    text, images = batch.inputs["text"], batch.inputs["image"].values
     assert text.mask is not None
+
+    def towers(part: tuple[Array, Array, Array]) -> tuple[Features, Features]:
+        images, ids, mask = part
+        return shards.by_batch((model.encode_image(params, images), model.encode_text(params, ids, mask)))
+
+    anchor, words = encoded(towers, (images, text.values, text.mask), shards)
     return Pairs(
-        anchor=model.encode_image(params, batch.inputs["image"].values),
-        text=model.encode_text(params, text.values, text.mask),
+        anchor=anchor,
+        text=words,
         ids=text.values,
         mask=text.mask,
         caption_id=batch.caption_id,
         anchor_id=batch.anchor_id,
+        inputs=None if shards.parts == 1 else images,
     )
 
 

@@ -19,12 +19,12 @@ B, T, C = 16, 8, 16  # of the tiny config: rows, tokens, width of a token featur
 KEY_BIAS = re.compile(r"attention'\]\['key'\]\['bias'\]")  # its gradient is 0: softmax does not see what is the same for all keys
 
 
-def config(shape=None, **objective):
+def config(shape=None, parts=1, **objective):
     """BACL with a vision transformer, every channel and the gradient of CLA into the towers; every parameter above 64 elements is cut."""
     base = tiny.config(groups=8, **objective)
     model = dataclasses.replace(base.model, image=VisionConfig(kind="vit", width=16, depth=1, heads=2, patch=4))
     mesh = MeshConfig(*shape, fsdp_floor=64) if shape else MeshConfig()
-    return dataclasses.replace(base, model=model, mesh=mesh)
+    return dataclasses.replace(base, model=model, mesh=mesh, train=dataclasses.replace(base.train, micro_batches=parts))
 
 
 def trainer(shape=None, **objective):
@@ -60,19 +60,20 @@ def graded(t, state):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "contrast", "tile"),
+    ("name", "shape", "contrast", "tile", "parts"),
     [
-        ("bacl", (8, 1, 1), "ring", 1024),
-        ("bacl", (2, 2, 2), "ring", 1),
-        ("bacl", (2, 4, 1), "chunked", 8),
-        ("bacl, sigmoid", (4, 1, 2), "ring", 2),
-        ("cla without bns", (2, 2, 2), "dense", 1024),
-        ("sigmoid", (1, 4, 2), "chunked", 4),
+        ("bacl", None, "ring", 4, 4),
+        ("bacl", (8, 1, 1), "ring", 1024, 1),
+        ("bacl", (2, 2, 2), "ring", 1, 1),
+        ("bacl", (2, 4, 1), "chunked", 8, 1),
+        ("bacl, sigmoid", (4, 1, 2), "ring", 2, 1),
+        ("cla without bns", (2, 2, 2), "dense", 1024, 1),
+        ("sigmoid", (1, 4, 2), "chunked", 4, 1),
     ],
 )
-def test_loss_metrics_and_every_gradient_are_those_of_one_device(name, shape, contrast, tile):
+def test_loss_metrics_and_every_gradient_are_those_of_one_device(name, shape, contrast, tile, parts):
     state, (loss, metrics, grads) = after_two_steps(name)
-    found_loss, found_metrics, found_grads = graded(trainer(shape, **OBJECTIVES[name], contrast=contrast, tile=tile), state)
+    found_loss, found_metrics, found_grads = graded(trainer(shape, parts=parts, **OBJECTIVES[name], contrast=contrast, tile=tile), state)
     np.testing.assert_allclose(found_loss, loss, rtol=1e-5)
     for key, value in metrics.items():
         np.testing.assert_allclose(found_metrics[key], value, rtol=1e-4, atol=1e-6, err_msg=key)
