@@ -13,6 +13,7 @@ import tiny
 
 from bacl_jax.config import BNSConfig, CLAConfig, MeshConfig, VisionConfig
 from bacl_jax.mesh import make_mesh, to_global
+from bacl_jax.train.checkpoint import Checkpoints, Position
 from bacl_jax.train.step import build
 
 B, T, C = 16, 8, 16  # of the tiny config: rows, tokens, width of a token feature
@@ -124,3 +125,26 @@ def test_the_state_of_a_mesh_starts_as_on_one_device():
     one, eight = trainer().init(5), trainer((2, 2, 2)).init(5)
     different = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), jax.device_get(one.params), jax.device_get(eight.params))
     assert max(jax.tree.leaves(different)) == 0
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 1), (2, 2, 2), None])
+def test_what_one_mesh_saved_any_other_reads_and_goes_on_with(shape, tmp_path):
+    """The arrays come back bit for bit; the next step is that of the mesh that saved them, up to the order of sums."""
+    first, other = trainer((8, 1, 1), **FULL), trainer(shape, **FULL)
+    state, _ = first.step(first.init(3), to_global(first.mesh, tiny.batch(0, captions=30)))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, Position(1), (), first.config, {})
+        checkpoints.wait()
+    saved = jax.device_get(state)
+    with Checkpoints(tmp_path) as checkpoints:
+        found = checkpoints.restore(other.abstract_state(), 64)
+    assert found is not None
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found.state), saved)
+    assert jax.tree.map(lambda x: x.sharding, found.state.params) == other.shardings.params
+    assert found.position.step == 1
+    batch = tiny.batch(1, captions=30)
+    after, metrics = other.step(found.state, to_global(other.mesh, batch))
+    expected, expected_metrics = first.step(state, to_global(first.mesh, batch))
+    np.testing.assert_array_equal(after.bank.index, expected.bank.index)
+    np.testing.assert_allclose(after.bank.text, expected.bank.text, atol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], expected_metrics["loss"], rtol=1e-5)
