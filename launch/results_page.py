@@ -56,7 +56,7 @@ def main_table(runs: pd.DataFrame, holdout: str) -> str:
         rows.append([metric, *(mean_of(one, metric) for one in chosen), *(f"{d} (n = {d.n})" for d in differences)])
     cost = statistics.step_cost(runs, variant=study.METHOD, baseline=study.BASELINE, holdout=holdout)
     steps = sorted(runs[runs.holdout == holdout].steps.unique())
-    note = f"Steps: {', '.join(map(str, steps))}; a BACL step takes {cost:.2f} times an InfoNCE step.\n"
+    note = f"Steps: {', '.join(map(str, steps))}" + (f"; a BACL step takes {cost:.2f} times an InfoNCE step.\n" if cost == cost else ".\n")
     header = ["metric", "InfoNCE", "InfoNCE, equal time", "BACL", "difference, equal steps", "difference, equal time"]
     return note + "\n" + statistics.markdown(rows, header)
 
@@ -79,7 +79,7 @@ def attention_table(runs: pd.DataFrame, holdout: str) -> str:
 
 
 def ablation_table(runs: pd.DataFrame, holdout: str) -> str:
-    """Every variant against InfoNCE at equal steps, with what a step costs."""
+    """Every variant against InfoNCE at equal steps, with what a step costs where it was measured."""
     rows = []
     for variant in study.VARIANTS:
         chosen = statistics.select(runs, variant=variant, holdout=holdout, budget="steps")
@@ -90,7 +90,7 @@ def ablation_table(runs: pd.DataFrame, holdout: str) -> str:
             for m in metrics_of(runs)
         ]
         cost = statistics.step_cost(runs, variant=variant, baseline=study.BASELINE, holdout=holdout)
-        rows.append([variant, str(len(chosen)), f"{cost:.2f}", *map(str, differences)])
+        rows.append([variant, str(len(chosen)), f"{cost:.2f}" if cost == cost else "-", *map(str, differences)])
     return "### Paired difference to InfoNCE at equal steps\n\n" + statistics.markdown(
         rows, ["variant", "n", "step cost", *metrics_of(runs)]
     )

@@ -23,6 +23,8 @@ class Interval:
     def __str__(self) -> str:
         if self.n == 0:
             return "-"
+        if self.n == 1:
+            return f"{self.mean:+.1f}"
         sign = " *" if abs(self.mean) > self.half_width else ""
         return f"{self.mean:+.1f} ± {self.half_width:.1f}{sign}"
 
