@@ -142,7 +142,7 @@ def attention_triptych(rows: Sequence[Triptych], grid: tuple[int, int], path: st
         _marked(axes[0], row.caption, row.false_caption, RIGHT)
         _marked(axes[4], row.false_caption, row.caption, WRONG, right=True)
         for ax, title in zip(
-            axes[1:4], ("A+  (true caption)", "A−  (half-true caption)", "dA,  patches of its ten largest boxed"), strict=True
+            axes[1:4], ("A+  (true caption)", "A−  (half-true caption)", "dA  (ten largest entries)"), strict=True
         ):
             ax.set_xlabel(title, fontsize=9, color=MUTED)
         axes[0].set_xlabel("image", fontsize=9, color=MUTED)

@@ -115,6 +115,7 @@ class Checkpoints:
         """Starts to write; returns when the arrays are copied off the devices. Waits for the save before, raises its error."""
         if position.step in self.steps():
             return
+        jax.block_until_ready(state)  # on a CPU that plays several devices, copies beside a running step can starve its collectives
         items: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in _array_items(state).items()}
         if stored := {str(one.active_from): _sparse(one.partners) for one in partners}:
             items["partners"] = ocp.args.StandardSave(stored)
