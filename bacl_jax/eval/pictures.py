@@ -141,9 +141,7 @@ def attention_triptych(rows: Sequence[Triptych], grid: tuple[int, int], path: st
         _boxes(axes[4], np.flatnonzero(row.region).tolist(), grid, facecolor=WRONG, alpha=0.25, linewidth=0)
         _marked(axes[0], row.caption, row.false_caption, RIGHT)
         _marked(axes[4], row.false_caption, row.caption, WRONG, right=True)
-        for ax, title in zip(
-            axes[1:4], ("A+  (true caption)", "A−  (half-true caption)", "dA  (ten largest entries)"), strict=True
-        ):
+        for ax, title in zip(axes[1:4], ("A+  (true caption)", "A−  (half-true caption)", "dA  (ten largest entries)"), strict=True):
             ax.set_xlabel(title, fontsize=9, color=MUTED)
         axes[0].set_xlabel("image", fontsize=9, color=MUTED)
         axes[4].set_xlabel("half-true image, true region shaded", fontsize=8.5, color=MUTED)

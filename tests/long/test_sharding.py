@@ -127,24 +127,40 @@ def test_the_state_of_a_mesh_starts_as_on_one_device():
     assert max(jax.tree.leaves(different)) == 0
 
 
-@pytest.mark.parametrize("shape", [(4, 2, 1), (2, 2, 2), None])
-def test_what_one_mesh_saved_any_other_reads_and_goes_on_with(shape, tmp_path):
-    """The arrays come back bit for bit; the next step is that of the mesh that saved them, up to the order of sums."""
-    first, other = trainer((8, 1, 1), **FULL), trainer(shape, **FULL)
-    state, _ = first.step(first.init(3), to_global(first.mesh, tiny.batch(0, captions=30)))
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state, Position(1), (), first.config, {})
-        checkpoints.wait()
+@pytest.fixture(scope="module")
+def of_eight_devices(tmp_path_factory):
+    """(workdir with the checkpoint of step 1, its state, state and metrics after step 2), all on (8, 1, 1)."""
+    t = trainer((8, 1, 1), **FULL)
+    state, _ = t.step(t.init(3), to_global(t.mesh, tiny.batch(0, captions=30)))
     saved = jax.device_get(state)
-    with Checkpoints(tmp_path) as checkpoints:
-        found = checkpoints.restore(other.abstract_state(), 64)
+    after = jax.device_get(t.step(state, to_global(t.mesh, tiny.batch(1, captions=30))))
+    workdir = tmp_path_factory.mktemp("eight")
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(jax.device_put(saved, t.shardings), Position(1), (), t.config, {})
+        checkpoints.wait()
+    return workdir, saved, after
+
+
+def restored(workdir, t):
+    with Checkpoints(workdir) as checkpoints:
+        found = checkpoints.restore(t.abstract_state(), 64)
     assert found is not None
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found.state), saved)
-    assert jax.tree.map(lambda x: x.sharding, found.state.params) == other.shardings.params
     assert found.position.step == 1
-    batch = tiny.batch(1, captions=30)
-    expected, expected_metrics = jax.device_get(first.step(state, to_global(first.mesh, batch)))  # one program at a time on fake devices
-    after, metrics = jax.device_get(other.step(found.state, to_global(other.mesh, batch)))
+    assert jax.tree.map(lambda x: x.sharding, found.state.params) == t.shardings.params
+    return found.state
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 1), (2, 2, 2), (1, 8, 1), None])
+def test_what_one_mesh_saved_any_other_reads_bit_for_bit(shape, of_eight_devices):
+    workdir, saved, _ = of_eight_devices
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored(workdir, trainer(shape, **FULL))), saved)
+
+
+def test_one_device_goes_on_where_eight_were(of_eight_devices):
+    """The next step is theirs, up to the order of sums."""
+    workdir, _, (expected, expected_metrics) = of_eight_devices
+    t = trainer(**FULL)
+    after, metrics = jax.device_get(t.step(restored(workdir, t), to_global(t.mesh, tiny.batch(1, captions=30))))
     np.testing.assert_array_equal(after.bank.index, expected.bank.index)
     np.testing.assert_allclose(after.bank.text, expected.bank.text, atol=1e-5)
     np.testing.assert_allclose(metrics["loss"], expected_metrics["loss"], rtol=1e-5)
