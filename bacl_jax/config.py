@@ -96,6 +96,8 @@ class ModelConfig:
     image: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"  # compute; parameters stay float32
+    remat: Literal["none", "dots", "full"] = changeable("none")  # what a transformer block makes again in the backward pass
+    scan_layers: bool = changeable(False)  # a tower's transformer blocks are compiled once, as a loop
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,6 +70,8 @@ def model() -> ConfigDict:
     text.mlp_ratio = 4  # hidden width of a block's MLP, in widths
 
     model.dtype = "float32"  # of the computation, float32 or bfloat16; parameters stay float32
+    model.remat = "none"  # (c) made again in the backward pass: nothing, all but matrix products (dots), whole transformer blocks (full)
+    model.scan_layers = False  # (c) a tower's transformer blocks are compiled once, as a loop: for deep towers; no number changes
     return model
 
 

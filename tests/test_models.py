@@ -34,6 +34,41 @@ def test_image_towers(kind):
     assert {"stem", "head", "norm"} <= used
 
 
+def deep(**changes):
+    base = tiny.config()
+    image = dataclasses.replace(base.model.image, kind="vit", depth=4, width=16)
+    return Model(dataclasses.replace(base, model=dataclasses.replace(base.model, image=image, **changes)), tiny.VOCABULARY)
+
+
+def graded(m, params, images):
+    return jax.jit(jax.value_and_grad(lambda p: (m.encode_image(p, images).pooled[:, 0] * jnp.arange(len(images))).sum()))
+
+
+def test_what_is_made_again_or_compiled_once_changes_no_number():
+    plain = deep()
+    params = jax.jit(plain.init)(jax.random.key(0))
+    expected = graded(plain, params, IMAGES)(params)
+    for remat, scan in (("dots", False), ("none", True), ("full", True)):
+        other = deep(remat=remat, scan_layers=scan)
+        chex.assert_trees_all_close(graded(other, params, IMAGES)(params), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_remat_takes_less_memory_and_a_scan_less_program():
+    """Remat is looked at inside a scan: elsewhere XLA for CPUs merges what is made again with what was made before."""
+    images = jnp.zeros((256, 16, 16, 3), jnp.uint8)
+
+    def compiled(**changes):
+        m = deep(**changes)
+        params = jax.eval_shape(m.init, jax.random.key(0))
+        return graded(m, params, images).lower(params).compile()
+
+    temp = {remat: compiled(remat=remat, scan_layers=True).memory_analysis().temp_size_in_bytes for remat in ("none", "dots", "full")}
+    assert temp["full"] < 0.6 * temp["none"], temp
+    assert temp["full"] < temp["dots"] < temp["none"], temp
+    products = [compiled(scan_layers=scan).as_text().count(" dot(") for scan in (False, True)]
+    assert products[1] < 0.5 * products[0], products
+
+
 def test_padding_changes_no_embedding():
     m = model()
     params = jax.jit(m.init)(jax.random.key(0))

@@ -39,5 +39,6 @@ class CrossModal(nnx.Module):
         x, weights = self.blocks[0](words, text.mask, context, anchor.mask)
         for block in self.blocks[1:]:
             x, weights = block(x, text.mask, context, anchor.mask)
+        assert weights is not None
         agreement = l2_normalise(self.word(words)) * l2_normalise(self.found(self.norm(x)))
         return weights.mean(1), jnp.exp(self.scale[...]) * pool(agreement, text.mask).sum(-1) + self.bias[...]

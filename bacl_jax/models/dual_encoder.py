@@ -39,10 +39,8 @@ class Model:
         side = size // m.image.patch
         self.grid = (side, side)
         self._makers = {
-            "towers/image": lambda rngs: TOWERS[m.image.kind](m.image, m.embed_dim, size, dtype=dtype, rngs=rngs),
-            "towers/text": lambda rngs: TextTransformer(
-                m.text, m.embed_dim, vocab_size, config.data.context_length, dtype=dtype, rngs=rngs
-            ),
+            "towers/image": lambda rngs: TOWERS[m.image.kind](m, size, dtype=dtype, rngs=rngs),
+            "towers/text": lambda rngs: TextTransformer(m, vocab_size, config.data.context_length, dtype=dtype, rngs=rngs),
         }
         if config.objective.cla.enabled:
             self._makers["cross_attention"] = lambda rngs: CrossModal(

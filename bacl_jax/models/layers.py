@@ -1,11 +1,16 @@
 """The pieces every tower is made of: attention, MLP, pre-norm transformer block (flax NNX)."""
 
+import functools
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
+from bacl_jax.config import ModelConfig
 from bacl_jax.mesh import BATCH_AXES
 
 NEGATIVE = -1e9  # added to a masked attention logit: finite, so that a fully masked row has no NaN gradient
@@ -23,9 +28,10 @@ def by_rows(x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
 
 
 class Attention(nnx.Module):
-    """Multi-head attention of queries [B, Q, C] over keys [B, N, Ck]; returns [B, Q, C] and the weights [B, H, Q, N].
+    """Multi-head attention of queries [B, Q, C] over keys [B, N, Ck]; returns [B, Q, C] and, if asked, the weights [B, H, Q, N].
 
-    A masked key gets weight 0 (exactly, in float32). Cost: O(B Q N C).
+    A masked key gets weight 0 (exactly, in float32). Softmax in float32. Cost: O(B Q N C); without weights in bfloat16 on a CUDA GPU
+    by cuDNN, whose memory has no Q x N.
     """
 
     def __init__(self, width: int, heads: int, *, key_width: int | None = None, dtype, rngs: nnx.Rngs):
@@ -40,18 +46,26 @@ class Attention(nnx.Module):
         self.out = nnx.Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B Q C"], keys: Float[Array, "B N Ck"], mask: Bool[Array, "B N"] | None = None
-    ) -> tuple[Float[Array, "B Q C"], Float[Array, "B H Q N"]]:
+        self, x: Float[Array, "B Q C"], keys: Float[Array, "B N Ck"], mask: Bool[Array, "B N"] | None = None, *, weights: bool = False
+    ) -> tuple[Float[Array, "B Q C"], Float[Array, "B H Q N"] | None]:
         def split(a: Array) -> Array:
             return a.reshape(*a.shape[:2], self.heads, -1)
 
         q, k, v = split(self.query(x)), split(self.key(keys)), split(self.value(keys))
-        logits = jnp.einsum("bqhd,bnhd->bhqn", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
-        if mask is not None:
-            logits = jnp.where(mask[:, None, None, :], logits, NEGATIVE)
-        weights = jax.nn.softmax(logits, axis=-1)
-        y = jnp.einsum("bhqn,bnhd->bqhd", weights.astype(v.dtype), v)
-        return by_rows(self.out(y.reshape(*y.shape[:2], -1))), weights
+        where = None if mask is None else mask[:, None, None, :]
+        if weights:
+            y, shown = attend(q, k, v, where)
+        else:
+            fused = "cudnn" if jax.default_backend() == "gpu" and q.dtype == jnp.bfloat16 else None
+            y, shown = jax.nn.dot_product_attention(q, k, v, mask=where, implementation=fused), None
+        return by_rows(self.out(y.reshape(*y.shape[:2], -1))), shown
+
+
+def attend(q: Float[Array, "B Q H E"], k: Float[Array, "B N H E"], v: Float[Array, "B N H E"], mask: Array | None) -> tuple[Array, Array]:
+    """What `jax.nn.dot_product_attention` computes, and the weights [B, H, Q, N], float32."""
+    logits = jnp.einsum("bqhd,bnhd->bhqn", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    weights = jax.nn.softmax(logits if mask is None else jnp.where(mask, logits, NEGATIVE), axis=-1)
+    return jnp.einsum("bhqn,bnhd->bqhd", weights.astype(v.dtype), v), weights
 
 
 class MLP(nnx.Module):
@@ -69,7 +83,7 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """Pre-norm transformer block: self-attention, optional cross-attention to a context, MLP.
 
-    Returns the new x and the weights of the last attention in it (the cross-attention's when there is a context).
+    Returns the new x and the weights of the attention to the context; None where there is no context.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: int, *, context_width: int | None = None, dtype, rngs: nnx.Rngs):
@@ -87,14 +101,29 @@ class Block(nnx.Module):
         mask: Bool[Array, "B N"] | None = None,
         context: Array | None = None,
         context_mask: Array | None = None,
-    ) -> tuple[Float[Array, "B N C"], Float[Array, "B H N Keys"]]:
-        h = self.norm_self(x)
-        y, weights = self.self_attention(h, h, mask)
-        x = by_rows(x) + y
+    ) -> tuple[Float[Array, "B N C"], Float[Array, "B H N Keys"] | None]:
+        h, weights = self.norm_self(x), None
+        x = by_rows(x) + self.self_attention(h, h, mask)[0]
         if context is not None:
-            y, weights = self.cross_attention(self.norm_cross(x), context, context_mask)
+            y, weights = self.cross_attention(self.norm_cross(x), context, context_mask, weights=True)
             x = x + y
         return x + by_rows(self.mlp(self.norm_mlp(x))), weights
+
+
+def run_blocks(blocks: Sequence[Block], x: Float[Array, "B N C"], mask: Bool[Array, "B N"] | None, config: ModelConfig) -> Array:
+    """x through all blocks of one shape, with config.remat and config.scan_layers; the value is the same in each case."""
+    structure, *_ = nnx.split(blocks[0])
+    layers = [nnx.split(block)[1] for block in blocks]
+
+    def one(x: Array, layer: Any) -> Array:
+        return nnx.merge(structure, layer)(x, mask)[0]
+
+    if config.remat != "none":
+        keep = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}[config.remat]
+        one = jax.checkpoint(one, policy=keep, prevent_cse=not config.scan_layers)
+    if not config.scan_layers:
+        return functools.reduce(one, layers, x)
+    return jax.lax.scan(lambda x, layer: (one(x, layer), None), x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers))[0]
 
 
 def pool(tokens: Float[Array, "B N C"], mask: Bool[Array, "B N"] | None = None) -> Float[Array, "B C"]:

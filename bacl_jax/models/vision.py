@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from bacl_jax.config import VisionConfig
-from bacl_jax.models.layers import Block, l2_normalise, pool
+from bacl_jax.config import ModelConfig
+from bacl_jax.models.layers import Block, l2_normalise, pool, run_blocks
 from bacl_jax.types import Features
 
 
@@ -33,7 +33,8 @@ class ConvTower(nnx.Module):
     knows its surroundings. Made for CPUs: at 32 px and patch 4 nearly all of its time is in 3x3 convolutions over 8x8 and 4x4.
     """
 
-    def __init__(self, config: VisionConfig, embed_dim: int, image_size: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, model: ModelConfig, image_size: int, *, dtype, rngs: nnx.Rngs):
+        config = model.image
         c, p = config.width, config.patch
         self.grid = image_size // p
         self.dtype = dtype
@@ -44,7 +45,7 @@ class ConvTower(nnx.Module):
         self.norm = nnx.LayerNorm(2 * c, dtype=dtype, rngs=rngs)
         self.lateral = nnx.Linear(2 * c, c, dtype=dtype, rngs=rngs)
         self.norm_tokens = nnx.LayerNorm(c, dtype=dtype, rngs=rngs)
-        self.head = nnx.Linear(4 * c, embed_dim, use_bias=False, dtype=dtype, rngs=rngs)
+        self.head = nnx.Linear(4 * c, model.embed_dim, use_bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: UInt8[Array, "B S S 3"]) -> Features:
         x = self.stem(normalise(images, self.dtype))
@@ -63,7 +64,8 @@ class ConvTower(nnx.Module):
 class ViT(nnx.Module):
     """Vision transformer with learned positions and mean pooling (arXiv 2010.11929, 2205.01580)."""
 
-    def __init__(self, config: VisionConfig, embed_dim: int, image_size: int, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, model: ModelConfig, image_size: int, *, dtype, rngs: nnx.Rngs):
+        config, self.model = model.image, model
         c, p = config.width, config.patch
         self.grid = image_size // p
         self.dtype = dtype
@@ -71,15 +73,13 @@ class ViT(nnx.Module):
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (self.grid**2, c)))
         self.blocks = nnx.List([Block(c, config.heads, config.mlp_ratio, dtype=dtype, rngs=rngs) for _ in range(config.depth)])
         self.norm = nnx.LayerNorm(c, dtype=dtype, rngs=rngs)
-        self.head = nnx.Linear(c, embed_dim, use_bias=False, dtype=dtype, rngs=rngs)
+        self.head = nnx.Linear(c, model.embed_dim, use_bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: UInt8[Array, "B S S 3"]) -> Features:
         x = self.stem(normalise(images, self.dtype))
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         x = x + self.positions.astype(x.dtype)[None]
-        for block in self.blocks:
-            x, _ = block(x)
-        x = self.norm(x)
+        x = self.norm(run_blocks(self.blocks, x, None, self.model))
         return Features(pooled=l2_normalise(self.head(pool(x))), tokens=x)
 
 
