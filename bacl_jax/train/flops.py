@@ -45,7 +45,7 @@ def _of_equation(equation: core.JaxprEqn) -> float:
     if name == "while" and inside:
         raise ValueError("a while loop multiplies matrices, and its number of turns is not in the program: use jax.lax.scan")
     if name == "shard_map":
-        return inside * math.prod(params["mesh"].shape[axis] for axis in params["manual_axes"])
+        return inside * math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
     return inside
 
 
