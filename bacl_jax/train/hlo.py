@@ -140,7 +140,10 @@ class Program:
             (called,) = one.called["calls"]
             read = sum(self._read(called, i, shape(i)) for i in range(len(names)))
             return read + self._written(called, one.shape)
-        if one.opcode in ("dynamic-slice", "gather"):
+        if one.opcode in ("copy-start", "slice-start", "dynamic-slice-start"):
+            ends = list(sizes(one.shape))[:2]  # (copy, what is copied, ...) or ((what is sliced), slice, ...)
+            return ends[one.opcode != "copy-start"][0] * sum(main for _, main in ends)
+        if one.opcode in ("slice", "dynamic-slice", "gather"):
             return 2 * in_memory(one.shape)
         if one.opcode == "dynamic-update-slice":
             return 2 * in_memory(shape(1))
@@ -170,7 +173,7 @@ class Program:
         for user, place in self._users[computation, name]:
             if user.opcode == "bitcast":
                 used += self._used(computation, user.name, whole)
-            elif user.opcode in ("dynamic-slice", "gather") and place == 0:
+            elif user.opcode in ("slice", "dynamic-slice", "gather") and place == 0:
                 used += total(user.shape)
             elif user.opcode == "fusion":
                 used += self._read(user.called["calls"][0], place, self.computations[computation][name].shape)
