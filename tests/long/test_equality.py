@@ -180,7 +180,9 @@ def close_ones(seed):
     half = r.normal(size=(M, D))
     x = np.concatenate([half, half + 1e-7 * r.normal(size=half.shape)])
     ids = lambda start, n: jnp.asarray(np.stack([np.arange(n) + start] * 2, 1), jnp.uint32)  # noqa: E731
-    query = Rows(x=unit(jnp.asarray(r.normal(size=(B, D)), jnp.float32)), caption_id=ids(0, B), anchor_id=ids(0, B), valid=jnp.ones(B, bool))
+    query = Rows(
+        x=unit(jnp.asarray(r.normal(size=(B, D)), jnp.float32)), caption_id=ids(0, B), anchor_id=ids(0, B), valid=jnp.ones(B, bool)
+    )
     columns = Rows(
         x=unit(jnp.asarray(x, jnp.float32)), caption_id=ids(99, 2 * M), anchor_id=ids(99, 2 * M), valid=jnp.asarray(r.random(2 * M) < 0.9)
     )
