@@ -17,7 +17,7 @@ import numpy as np
 
 from bacl_jax.config import Config, ConfigError
 from bacl_jax.data.order import PartnerList, PartnerLists
-from bacl_jax.mesh import to_global
+from bacl_jax.mesh import to_global, to_host
 from bacl_jax.train.checkpoint import Checkpoints, Position
 from bacl_jax.train.hooks import Preemption, SaveClock, make_progress
 from bacl_jax.train.metrics import MetricLog
@@ -157,5 +157,5 @@ class Loop:
         return dataclasses.replace(position, best_step=position.step, best_value=value, best_metric=self.headline)
 
     def _partner_list(self, state: TrainState, active_from: int) -> PartnerList:
-        index, found = self.trainer.partner_lists(state)
+        index, found = to_host(self.trainer.partner_lists(state))
         return PartnerList.from_bank(active_from, np.asarray(index), np.asarray(found), self.rows)
