@@ -1,5 +1,6 @@
 """One run in several processes: the flags by which a process finds the others, and how it joins and leaves them."""
 
+import atexit
 import collections
 import contextlib
 import hashlib
@@ -13,7 +14,9 @@ import jax
 from absl import flags
 
 from bacl_jax.config import Config, ConfigError, flatten
+from bacl_jax.train.metrics import NonFiniteError
 from bacl_jax.train.processes import wait_for_all
+from launch import command
 from launch.rendezvous import Place, differences, meet
 
 HEARTBEAT_SECONDS = 20  # without a sign of life, after which a process counts as dead and JAX ends the others
@@ -54,7 +57,19 @@ def joined(config: Config, workdir: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if place.process != 0:
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
-        yield
+        try:
+            yield
+        except (*command.ONE_LINE, NonFiniteError, KeyboardInterrupt) as error:
+            atexit.register(
+                _exit, 2 if isinstance(error, command.ONE_LINE) else 1
+            )  # runs before JAX's own, which would wait for the others
+            raise
+
+
+def _exit(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def leave() -> bool:

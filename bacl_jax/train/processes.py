@@ -1,7 +1,8 @@
-"""What the processes of a run do together. For a run of one process both are plain calls."""
+"""What the processes of a run do together. A run of one process does not notice."""
 
 import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +15,16 @@ WAIT_HOURS = 24  # for what one process does alone, such as an evaluation; that 
 def wait_for_all(what: str) -> None:
     """Returns when all processes have come here. `what` names the place, once a run."""
     ocp.multihost.get_barrier_sync_fn()(key=what, timeout_ms=WAIT_HOURS * 3_600_000)
+
+
+def compile_together(what: str, jitted: Any, *arguments: Any) -> None:
+    """Compiles a jitted function in every process before any of them calls it.
+
+    Who is done first would wait for the others inside the first collective, and gloo gives up on a new group of devices after 30 s.
+    """
+    if jax.process_count() > 1:
+        jitted.lower(*arguments).compile()
+        wait_for_all(what)
 
 
 def on_process_0(what: str, compute: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
