@@ -8,6 +8,9 @@
 --workdir  folder of the run: config.json, checkpoints/, metrics.jsonl, tensorboard/, eval/, plots/,
            done (written last). One that belongs to another config, or in which another process trains, is refused.
 
+Several processes make one run where each is started with --coordinator=host:port --processes=N --process=I: one a machine, a GPU or, with
+--devices_per_process=K, K devices of a CPU. launch.local starts them on one machine. --wait_seconds says how long they wait for each other.
+
 SIGTERM and Ctrl-C save and leave with code 0. Exit codes: 0 done or preempted, 2 bad usage or config, else a crash.
 """
 
@@ -19,7 +22,7 @@ from ml_collections import config_flags
 from bacl_jax.config import Config, ConfigError, from_config_dict
 from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir, lock_workdir
 from bacl_jax.train.hooks import Preemption
-from launch import command, session
+from launch import command, distributed, session
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Python file with get_config().")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -29,7 +32,7 @@ def main() -> None:
     if CONFIG.value is None or WORKDIR.value is None:
         raise ConfigError("--config and --workdir must be given: --config=configs/emoji_bacl.py --workdir=runs/bacl; --help tells more")
     config = from_config_dict(CONFIG.value)
-    with lock_workdir(WORKDIR.value), Preemption() as preemption:
+    with distributed.joined(config, WORKDIR.value), lock_workdir(WORKDIR.value), Preemption() as preemption:
         if not train(config, WORKDIR.value, preemption):
             print("preempted, resume with the same command")
 
@@ -43,13 +46,15 @@ def train(config: Config, workdir: str, preemption: Preemption) -> bool:
         claim_workdir(workdir, config)
         (Path(workdir) / "done").unlink(missing_ok=True)  # a finished run may go on with more steps
         outcome = run.loop(checkpoints).run(preemption)
-    if outcome.status == "preempted":
-        return False
+        params = run.eval_params(outcome.state)
+    first = distributed.leave()
+    if outcome.status == "preempted" or not first:
+        return outcome.status == "done"
     try:
         preemption.interrupt()  # the state is saved, and the report is made again by the same command
         split = run.reported_split()
         if split is not None and config.eval.tasks:
-            run.report(workdir, run.trainer.eval_params(outcome.state), outcome.position.step, config.eval.tasks, split)
+            run.report(workdir, params, outcome.position.step, config.eval.tasks, split)
         (Path(workdir) / "done").touch()
     except KeyboardInterrupt:
         return False
