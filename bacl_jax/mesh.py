@@ -83,7 +83,8 @@ def to_global(mesh: Mesh, host_batch: Any) -> Any:
         rows = len(x) // len(held)
         start = {block * rows: place * rows for place, block in enumerate(held)}
         shape = (rows * blocks, *x.shape[1:])
-        return jax.make_array_from_callback(shape, sharding, lambda index: x[start[index[0].start or 0] :][:rows])
+        part = lambda index: x[start[index[0].start or 0] :][:rows]  # noqa: E731
+        return jax.make_array_from_callback(shape, sharding, part)
 
     return jax.tree.map(place, host_batch)
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -95,6 +96,13 @@ class Run:
     def reported_split(self) -> str | None:
         """eval.report, else the split that the run evaluates while it trains; None where both are empty."""
         return next((name for name in (self.config.eval.report, self.config.eval.split) if name in self.filled_splits()), None)
+
+    def finish(self, workdir: str | os.PathLike[str], params: Any, step: int) -> None:
+        """The report at the end of training, where there is something to report; then DIR/done."""
+        split = self.reported_split()
+        if split is not None and self.config.eval.tasks:
+            self.report(workdir, params, step, self.config.eval.tasks, split)
+        (Path(workdir) / "done").touch()
 
     def report(
         self, workdir: str | os.PathLike[str], params: Any, step: int, tasks: Sequence[str], split: str, plots: str = "plots"

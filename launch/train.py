@@ -47,15 +47,11 @@ def train(config: Config, workdir: str, preemption: Preemption) -> bool:
         (Path(workdir) / "done").unlink(missing_ok=True)  # a finished run may go on with more steps
         outcome = run.loop(checkpoints).run(preemption)
         params = run.eval_params(outcome.state)
-    first = distributed.leave()
-    if outcome.status == "preempted" or not first:
+    if not distributed.leave() or outcome.status == "preempted":
         return outcome.status == "done"
     try:
         preemption.interrupt()  # the state is saved, and the report is made again by the same command
-        split = run.reported_split()
-        if split is not None and config.eval.tasks:
-            run.report(workdir, params, outcome.position.step, config.eval.tasks, split)
-        (Path(workdir) / "done").touch()
+        run.finish(workdir, params, outcome.position.step)
     except KeyboardInterrupt:
         return False
     return True

@@ -19,7 +19,7 @@ from bacl_jax.config import Config, ConfigError
 from bacl_jax.data.order import PartnerList, PartnerLists
 from bacl_jax.mesh import to_global, to_host
 from bacl_jax.train.checkpoint import Checkpoints, Position
-from bacl_jax.train.hooks import Preemption, SaveClock, make_progress
+from bacl_jax.train.hooks import Preemption, SaveClock, make_progress, return_freed_memory
 from bacl_jax.train.metrics import MetricLog
 from bacl_jax.train.processes import compile_together
 from bacl_jax.train.state import TrainState
@@ -136,6 +136,8 @@ class Loop:
             if step == start:
                 compile_together("the step", self.trainer.step, state, batch)
             state, metrics = self.trainer.step(state, batch)
+            if step == start:
+                return_freed_memory()
             step += 1
             log.push(step, metrics)
 
