@@ -1,6 +1,5 @@
 """Trains a dual encoder and evaluates it zero-shot; run again, the same command goes on where it was.
 
-    python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/bacl
     python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/k64 --config.objective.bns.k=64 --config.train.steps=500
     python -m launch.train --config=configs/manifest.py --workdir=runs/mine --config.data.path=pairs.csv
 
@@ -8,8 +7,8 @@
 --workdir  folder of the run: config.json, checkpoints/, metrics.jsonl, tensorboard/, eval/, plots/,
            done (written last). One that belongs to another config, or in which another process trains, is refused.
 
-Several processes make one run where each is started with --coordinator=host:port --processes=N --process=I: one a machine, a GPU or, with
---devices_per_process=K, K devices of a CPU. launch.local starts them on one machine. --wait_seconds says how long they wait for each other.
+Several processes make one run if each is started with --coordinator=host:port --processes=N --process=I (and, on a CPU,
+--devices_per_process=K); they wait --wait_seconds for each other. launch.local starts them on one machine.
 
 SIGTERM and Ctrl-C save and leave with code 0. Exit codes: 0 done or preempted, 2 bad usage or config, else a crash.
 """
