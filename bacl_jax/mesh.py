@@ -1,6 +1,7 @@
 """The device mesh and how a batch lies on it: axes "data", "fsdp", "tensor", always present, of size 1 when unused."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,12 +15,12 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """A mesh over all devices of all processes. mesh.data = -1 takes those that fsdp and tensor leave.
+def make_mesh(config: MeshConfig, on: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over the devices `on` (None: all of all processes). mesh.data = -1 takes those that fsdp and tensor leave.
 
     Raises ConfigError where the sizes do not multiply to the number of devices.
     """
-    devices = jax.device_count()
+    devices = jax.device_count() if on is None else len(on)
     inner = config.fsdp * config.tensor
     if inner < 1 or devices % inner:
         raise ConfigError(
@@ -31,7 +32,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
             f"mesh.data {config.data} x mesh.fsdp {config.fsdp} x mesh.tensor {config.tensor} = {data * inner}, "
             f"but there are {devices} devices: set mesh.data to -1 or {devices // inner}"
         )
-    return jax.make_mesh((data, config.fsdp, config.tensor), AXES, axis_types=(AxisType.Auto,) * 3)
+    return jax.make_mesh((data, config.fsdp, config.tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=on)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -1,5 +1,6 @@
 """Which rows belong together, how similar they are, and which columns are the most similar: no matrix larger than a tile."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -67,6 +68,7 @@ def search(
     Carries no gradient.
     """
     query, columns = jax.lax.stop_gradient((query, columns))
+    query = dataclasses.replace(query, valid=jnp.ones_like(query.valid))  # not asked of a query: so nothing is sorted to find it out
     k = min(k, columns.valid.shape[0])
 
     def top(s: Float[Array, "a t"]) -> tuple[Array, Array]:

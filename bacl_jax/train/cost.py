@@ -1,0 +1,44 @@
+"""How long a step takes, by what it computes and moves over what a chip can: a roofline estimate, and the published rates of TPUs.
+
+    seconds = max(FLOPs / peak, bytes of main memory / memory bandwidth) + collective seconds
+
+FLOPs are those of one chip (flops.py, an even share of the mesh's), bytes and collectives those of its compiled program (hlo.py). A
+collective takes traffic / rate: an all-reduce sends its bytes twice, every other kind once; a collective-permute sends over one link of the
+chip, the others over all of them. Overlap is assumed within the first term (memory is read while the matrix unit works) and none for
+collectives: their time is added in full. Units run at their peak: what a program reaches of it is not in the estimate.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from bacl_jax.train.hlo import Collective
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Published rates of one chip, in bytes, FLOPs and seconds."""
+
+    hbm: float  # capacity
+    flops: float  # bfloat16 peak
+    bandwidth: float  # of the main memory
+    interconnect: float  # what all links send together: half of the published bidirectional rate
+    links: int
+
+
+CHIPS = {  # https://cloud.google.com/tpu/docs/ v4, v5e, v5p, v6e: "key chip specifications"
+    "v4": Chip(hbm=32e9, flops=275e12, bandwidth=1200e9, interconnect=300e9, links=6),
+    "v5e": Chip(hbm=16e9, flops=197e12, bandwidth=819e9, interconnect=200e9, links=4),
+    "v5p": Chip(hbm=95e9, flops=459e12, bandwidth=2765e9, interconnect=600e9, links=6),
+    "v6e": Chip(hbm=32e9, flops=918e12, bandwidth=1640e9, interconnect=400e9, links=4),
+}
+
+
+def seconds(chip: Chip, flops: float, memory_bytes: float, collectives: Sequence[Collective] = ()) -> float:
+    """Estimated time of a step, by the formula above; flops and bytes are those of one chip."""
+    return max(flops / chip.flops, memory_bytes / chip.bandwidth) + sum(collective_seconds(chip, one) for one in collectives)
+
+
+def collective_seconds(chip: Chip, one: Collective) -> float:
+    """Time of all runs of one kind and size of collective in a step."""
+    rate = chip.interconnect / (chip.links if one.kind == "collective-permute" else 1)
+    return one.count * one.bytes * (2 if one.kind == "all-reduce" else 1) / rate
