@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bacl_jax.config import Config, ConfigError, MeshConfig
@@ -64,7 +66,30 @@ def check_rows(mesh: Mesh, config: Config) -> None:
             raise ConfigError(f"{name} {size} does not divide over {what}: use {f'{lower} or ' if lower else ''}{lower + by}")
 
 
+def process_blocks(mesh: Mesh) -> tuple[tuple[int, ...], int]:
+    """(which, of how many) equal blocks of a batch's rows the devices of this process hold.
+
+    Neighbours in the mesh may be far apart (TPU), and processes that differ along tensor alone hold the same rows.
+    """
+    blocks = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    held = {index[0].start or 0 for index in batch_sharding(mesh).addressable_devices_indices_map((blocks,)).values() if index}
+    return tuple(sorted(held)), blocks
+
+
 def to_global(mesh: Mesh, host_batch: Any) -> Any:
-    """This process's rows (a pytree of numpy arrays) to global arrays, first dimension sharded over the batch axes."""
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), host_batch)
+    """This process's rows (a pytree of numpy arrays, its blocks in order) to global arrays, first dimension sharded over the batch axes."""
+    sharding, (held, blocks) = batch_sharding(mesh), process_blocks(mesh)
+
+    def place(x: np.ndarray) -> jax.Array:
+        rows = len(x) // len(held)
+        start = {block * rows: place * rows for place, block in enumerate(held)}
+        shape = (rows * blocks, *x.shape[1:])
+        part = lambda index: x[start[index[0].start or 0] :][:rows]  # noqa: E731
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return jax.tree.map(place, host_batch)
+
+
+def to_host(tree: Any) -> Any:
+    """Global arrays as whole numpy arrays in every process, all of which must ask; one process has its own at hand as they are."""
+    return multihost_utils.process_allgather(tree, tiled=True) if jax.process_count() > 1 else tree

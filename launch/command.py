@@ -20,6 +20,7 @@ from bacl_jax.train.checkpoint import CheckpointError
 from bacl_jax.train.metrics import NonFiniteError
 
 FIELD = re.compile(r"--?(?:no)?config\.([^=]+)")
+ONE_LINE = (ConfigError, DataError, CheckpointError)  # become one line on stderr and exit code 2
 HELP = {"-h", "--help", "--helpshort", "--helpfull", "-help", "-?"}
 
 
@@ -34,7 +35,7 @@ def run(main: Callable[[], None], doc: str | None) -> None:
             fail(f"{positional[1]!r} is no flag: every argument has the form --name=value")
         try:
             main()
-        except (ConfigError, DataError, CheckpointError) as error:
+        except ONE_LINE as error:
             fail(str(error))
         except NonFiniteError as error:
             sys.exit(f"error: {error}")

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,9 +17,10 @@ from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.eval import report, suite
 from bacl_jax.eval.head import train_head
 from bacl_jax.eval.retrieval import Embeddings
-from bacl_jax.mesh import make_mesh
+from bacl_jax.mesh import make_mesh, process_blocks, to_host
 from bacl_jax.train.checkpoint import Checkpoints
 from bacl_jax.train.loop import Loop
+from bacl_jax.train.processes import on_process_0
 from bacl_jax.train.state import TrainState
 from bacl_jax.train.step import Trainer, build
 from bacl_jax.types import Batch
@@ -64,20 +66,29 @@ class Run:
             start_step=start_step,
             partners=partners if bns.draws_partners else None,
             partner_share=functools.partial(schedules.partner_share, steps=config.train.steps, config=bns),
-            shard=(jax.process_index(), jax.process_count()),
+            shard=process_blocks(self.trainer.mesh),
         )
 
-    def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
+    def evaluate(self, state: TrainState, step: int) -> Mapping[str, float]:
         """Results on eval.split while training, named <split>/<task>/<metric>.
 
         What takes long is left for the report at the end: localisation, and the images of other splits in retrieval.
+        With several processes the first one evaluates, on one device, and the others wait for its results.
         """
-        del step
         tasks, split = [task for task in self.config.eval.tasks if task != "localization"], self.config.eval.split
         options = {"retrieval": {"all_images": False}} if "retrieval" in tasks else {}
-        params = self.trainer.eval_params(state)
-        results = suite.evaluate(self.trainer, params, self.dataset, self.tokenizer, self.config, tasks, split, options=options)
-        return {f"{split}/{task}/{name}": value for task, metrics in results.items() for name, value in metrics.items()}
+        params = self.eval_params(state)
+
+        def compute() -> dict[str, float]:
+            placed = jax.device_put(params)
+            results = suite.evaluate(self.trainer, placed, self.dataset, self.tokenizer, self.config, tasks, split, options=options)
+            return {f"{split}/{task}/{name}": value for task, metrics in results.items() for name, value in metrics.items()}
+
+        return on_process_0(f"evaluation of step {step}", compute)
+
+    def eval_params(self, state: TrainState) -> dict[str, Any]:
+        """The parameters for evaluation, such that a computation of one process can use them; all processes must ask."""
+        return to_host(self.trainer.eval_params(state))
 
     def filled_splits(self) -> list[str]:
         return [name for name, split in self.dataset.splits.items() if len(split.source)]
@@ -85,6 +96,13 @@ class Run:
     def reported_split(self) -> str | None:
         """eval.report, else the split that the run evaluates while it trains; None where both are empty."""
         return next((name for name in (self.config.eval.report, self.config.eval.split) if name in self.filled_splits()), None)
+
+    def finish(self, workdir: str | os.PathLike[str], params: Any, step: int) -> None:
+        """The report at the end of training, where there is something to report; then DIR/done."""
+        split = self.reported_split()
+        if split is not None and self.config.eval.tasks:
+            self.report(workdir, params, step, self.config.eval.tasks, split)
+        (Path(workdir) / "done").touch()
 
     def report(
         self, workdir: str | os.PathLike[str], params: Any, step: int, tasks: Sequence[str], split: str, plots: str = "plots"
@@ -94,6 +112,7 @@ class Run:
         Another split than the reported one goes to DIR/eval/<step>/<split>/ and makes no plots.
         """
         suite.check_tasks(tasks)
+        params = jax.device_put(params)
         embeddings = Embeddings(self.trainer, params, self.dataset, self.tokenizer, self.config, split, show_progress=True)
         results = {task: suite.TASKS[task](embeddings, **self.options(task, params)) for task in tasks}
         main, described = split == self.reported_split(), f"{self.config.data.kind}/{split}"

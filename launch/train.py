@@ -1,12 +1,14 @@
 """Trains a dual encoder and evaluates it zero-shot; run again, the same command goes on where it was.
 
-    python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/bacl
     python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/k64 --config.objective.bns.k=64 --config.train.steps=500
     python -m launch.train --config=configs/manifest.py --workdir=runs/mine --config.data.path=pairs.csv
 
 --config   a file with get_config(), see configs/; its fields are set by --config.<field>=<value>
 --workdir  folder of the run: config.json, checkpoints/, metrics.jsonl, tensorboard/, eval/, plots/,
            done (written last). One that belongs to another config, or in which another process trains, is refused.
+
+Several processes make one run if each is started with --coordinator=host:port --processes=N --process=I (and, on a CPU,
+--devices_per_process=K); they wait --wait_seconds for each other. launch.local starts them on one machine.
 
 SIGTERM and Ctrl-C save and leave with code 0. Exit codes: 0 done or preempted, 2 bad usage or config, else a crash.
 """
@@ -19,7 +21,7 @@ from ml_collections import config_flags
 from bacl_jax.config import Config, ConfigError, from_config_dict
 from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir, lock_workdir
 from bacl_jax.train.hooks import Preemption
-from launch import command, session
+from launch import command, distributed, session
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Python file with get_config().")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -29,7 +31,7 @@ def main() -> None:
     if CONFIG.value is None or WORKDIR.value is None:
         raise ConfigError("--config and --workdir must be given: --config=configs/emoji_bacl.py --workdir=runs/bacl; --help tells more")
     config = from_config_dict(CONFIG.value)
-    with lock_workdir(WORKDIR.value), Preemption() as preemption:
+    with distributed.joined(config, WORKDIR.value), lock_workdir(WORKDIR.value), Preemption() as preemption:
         if not train(config, WORKDIR.value, preemption):
             print("preempted, resume with the same command")
 
@@ -43,14 +45,12 @@ def train(config: Config, workdir: str, preemption: Preemption) -> bool:
         claim_workdir(workdir, config)
         (Path(workdir) / "done").unlink(missing_ok=True)  # a finished run may go on with more steps
         outcome = run.loop(checkpoints).run(preemption)
-    if outcome.status == "preempted":
-        return False
+        params = run.eval_params(outcome.state)
+    if not distributed.leave() or outcome.status == "preempted":
+        return outcome.status == "done"
     try:
         preemption.interrupt()  # the state is saved, and the report is made again by the same command
-        split = run.reported_split()
-        if split is not None and config.eval.tasks:
-            run.report(workdir, run.trainer.eval_params(outcome.state), outcome.position.step, config.eval.tasks, split)
-        (Path(workdir) / "done").touch()
+        run.finish(workdir, params, outcome.position.step)
     except KeyboardInterrupt:
         return False
     return True

@@ -79,8 +79,8 @@ def test_hosts_together_make_the_batch_of_one(data, tokenizer, processes, share)
         lists.put(_partners(data))
         return _first(3, data, tokenizer, CONFIG, start_step=4, partners=lists, partner_share=lambda step: share, shard=shard)
 
-    parts = [first((process, processes)) for process in range(processes)]
-    for (step, expected), *hosts in zip(first((0, 1)), *parts, strict=True):
+    parts = [first(((process,), processes)) for process in range(processes)]
+    for (step, expected), *hosts in zip(first(((0,), 1)), *parts, strict=True):
         assert {host_step for host_step, _ in hosts} == {step}
         _equal(expected, jax.tree.map(lambda *leaves: np.concatenate(leaves), *(batch for _, batch in hosts)))
 
@@ -128,7 +128,7 @@ def test_restart_from_the_live_lists(data, tokenizer):
 
 def test_augmentation_differs_by_step_and_is_off_when_told(data, tokenizer):
     plain = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, augment_scale=0.0, augment_shift=0.0))
-    build = BatchBuilder(data, tokenizer, plain, partners=None, partner_share=lambda step: 0.0, shard=(0, 1))
+    build = BatchBuilder(data, tokenizer, plain, partners=None, partner_share=lambda step: 0.0, shard=((0,), 1))
     _, batch = build(0)
     images, count = next(eval_batches(data.train, plain.data, len(data.train)))
     assert count == len(data.train)
@@ -147,8 +147,8 @@ def test_eval_batches_are_padded_to_one_shape(data):
 
 
 def test_settings_that_cannot_be(data, tokenizer):
-    with pytest.raises(ConfigError, match=r"train.batch_size = 24 must be a multiple of the number of processes, 5"):
-        batches(data, tokenizer, CONFIG, start_step=0, shard=(0, 5))
+    with pytest.raises(ConfigError, match=r"train.batch_size = 24 must be a multiple of the number of blocks that processes hold, 5"):
+        batches(data, tokenizer, CONFIG, start_step=0, shard=((0,), 5))
     slow = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, prefetch=6, threads=2))
     with pytest.raises(ConfigError, match=r"list_delay = 8 must be more than data.prefetch \+ data.threads = 6 \+ 2"):
         batches(data, tokenizer, slow, start_step=0, partners=PartnerLists())

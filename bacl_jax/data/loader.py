@@ -3,7 +3,7 @@
 Dimension legend: B rows of the global batch (b of this host), S pixels a side, T tokens a caption.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -29,18 +29,17 @@ class BatchBuilder:
         *,
         partners: order.PartnerLists | None,
         partner_share: Callable[[int], float],
-        shard: tuple[int, int],
+        shard: tuple[Sequence[int], int],
     ):
         self._dataset, self._config = dataset, config
         self._partners, self._partner_share = partners, partner_share
         self._ids, self._mask = tokenizer.encode(dataset.captions)
         self._caption_ids = hash_ids(dataset.captions)
-        process, processes = shard
+        held, blocks = shard
         batch_size = config.train.batch_size
-        if batch_size % processes:
-            raise ConfigError(f"train.batch_size = {batch_size} must be a multiple of the number of processes, {processes}")
-        per_host = batch_size // processes
-        self._slice = slice(process * per_host, (process + 1) * per_host)
+        if batch_size % blocks:
+            raise ConfigError(f"train.batch_size = {batch_size} must be a multiple of the number of blocks that processes hold, {blocks}")
+        self._held = np.arange(batch_size).reshape(blocks, -1)[list(held)].ravel()
 
     def rows(self, step: int) -> np.ndarray:
         """Training rows of the whole global batch, int64 [B]."""
@@ -54,8 +53,8 @@ class BatchBuilder:
     def __call__(self, step: int) -> tuple[int, Batch]:
         step = int(step)
         data = self._config.data
-        rows = self.rows(step)[self._slice]
-        augment = transforms.augmentation(self._config.seed, step, self._config.train.batch_size, data)[self._slice]
+        rows = self.rows(step)[self._held]
+        augment = transforms.augmentation(self._config.seed, step, self._config.train.batch_size, data)[self._held]
         images = np.empty((len(rows), data.image_size, data.image_size, 3), np.uint8)
         anchor_keys = []
         for i, (row, (scale, x, y, flip)) in enumerate(zip(rows.tolist(), augment.tolist(), strict=True)):
@@ -81,13 +80,13 @@ def batches(
     start_step: int,
     partners: order.PartnerLists | None = None,
     partner_share: Callable[[int], float] = lambda step: 0.0,
-    shard: tuple[int, int] = (0, 1),
+    shard: tuple[Sequence[int], int] = ((0,), 1),
 ) -> Iterator[tuple[int, Batch]]:
     """Endless (step, batch) from `start_step` on, read ahead by `data.prefetch` batches in `data.threads` threads.
 
-    The batch holds numpy arrays: this host's rows, B / process_count of them in global order. `Batch.index` is the row of
+    The batch holds numpy arrays: this host's rows, in global order. `Batch.index` is the row of
     `dataset.train`. `partner_share` maps a step to the share of rows that partners replace.
-    shard: (process_index, process_count). Two processes' batches, one after the other, are the batch of one.
+    shard: (which, of how many) equal blocks of the batch are this host's. The blocks, one after the other, are the batch.
     Raises ConfigError if a partner list could come too late (objective.bns.list_delay) or the hosts do not divide the batch.
     """
     data, delay = config.data, config.objective.bns.list_delay

@@ -23,11 +23,11 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from bacl_jax.config import Config, check_resumable, from_config_dict, to_dict
 from bacl_jax.data.order import PartnerList
 from bacl_jax.settings import ConfigError
+from bacl_jax.train.processes import wait_for_all
 from bacl_jax.train.state import TrainState
 
 SUMS = "SHA256SUMS"
@@ -92,7 +92,7 @@ class Checkpoints:
             good = [step for step in self.steps() if step not in problems]
             for step, problem in problems.items():
                 self._set_aside(step, problem, f"that of step {good[-1]} is used" if good else "none is left, the run starts at step 0")
-        _wait_for_process_0("checkpoints were checked")
+        wait_for_all("checkpoints were checked")
         callback = _write_sums_of_unfinished(self.directory)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
@@ -282,11 +282,6 @@ def _problem(folder: Path) -> str | None:
         if _digest(folder / name) != digest:
             return f"{name} has changed since it was written ({(folder / name).stat().st_size} bytes)"
     return None if lines else f"{SUMS} is empty"
-
-
-def _wait_for_process_0(what: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
 
 
 @contextlib.contextmanager

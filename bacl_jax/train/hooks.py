@@ -1,5 +1,7 @@
 """What looks at a running loop from outside: signals, the clock of the saves, the progress display."""
 
+import ctypes
+import os
 import signal
 import sys
 import time
@@ -17,7 +19,8 @@ from rich.console import Console
 class Preemption:
     """Context in which SIGTERM and Ctrl-C only set a flag that the loop reads between steps; a second Ctrl-C interrupts at once.
 
-    With several processes (`jax.distributed`) the coordination service decides, so that all of them stop at one step.
+    With several processes (`jax.distributed`) SIGTERM is left to JAX's coordination service, which has all of them stop at one step
+    whichever got it; Ctrl-C is passed on as SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -25,21 +28,32 @@ class Preemption:
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "Preemption":
-        self._handlers = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        for number in (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT):
+            self._take(number)
         return self
 
     def __exit__(self, *exc: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
+    def _take(self, number: int) -> None:
+        before = signal.signal(number, self._handle)
+        self._handlers.setdefault(number, signal.SIG_DFL if before is None else before)  # None: JAX's, which Python cannot give back
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._at_once or (number == signal.SIGINT and self._asked):
             raise KeyboardInterrupt
         self._asked = True
+        if jax.process_count() > 1 and number == signal.SIGINT:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def interrupt(self) -> None:
-        """From here on a signal raises KeyboardInterrupt at once; so does this call if one came before."""
+        """From here on a signal raises KeyboardInterrupt at once; so does this call if one came before.
+
+        With several processes they have parted by now (a SIGTERM since the last step is not known of).
+        """
         self._at_once = True
+        self._take(signal.SIGTERM)
         if self._asked:
             raise KeyboardInterrupt
 
@@ -64,6 +78,16 @@ class SaveClock:
 
     def reset(self) -> None:
         self._last = time.monotonic()
+
+
+def return_freed_memory() -> None:
+    """Gives back to the system what compiling a step has freed: XLA for CPUs leaves some 500 MiB of it with glibc.
+
+    Other C libraries do so by themselves, or not at all.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 @runtime_checkable

@@ -17,10 +17,11 @@ import numpy as np
 
 from bacl_jax.config import Config, ConfigError
 from bacl_jax.data.order import PartnerList, PartnerLists
-from bacl_jax.mesh import to_global
+from bacl_jax.mesh import to_global, to_host
 from bacl_jax.train.checkpoint import Checkpoints, Position
-from bacl_jax.train.hooks import Preemption, SaveClock, make_progress
+from bacl_jax.train.hooks import Preemption, SaveClock, make_progress, return_freed_memory
 from bacl_jax.train.metrics import MetricLog
+from bacl_jax.train.processes import compile_together
 from bacl_jax.train.state import TrainState
 from bacl_jax.types import Batch
 
@@ -131,7 +132,12 @@ class Loop:
             log.waited_for_data(time.perf_counter() - waiting)
             if fetched != step:
                 raise RuntimeError(f"the input pipeline gave the batch of step {fetched} where step {step} was due")
-            state, metrics = self.trainer.step(state, to_global(self.trainer.mesh, batch))
+            batch = to_global(self.trainer.mesh, batch)
+            if step == start:
+                compile_together("the step", self.trainer.step, state, batch)
+            state, metrics = self.trainer.step(state, batch)
+            if step == start:
+                return_freed_memory()
             step += 1
             log.push(step, metrics)
 
@@ -157,5 +163,6 @@ class Loop:
         return dataclasses.replace(position, best_step=position.step, best_value=value, best_metric=self.headline)
 
     def _partner_list(self, state: TrainState, active_from: int) -> PartnerList:
-        index, found = self.trainer.partner_lists(state)
+        compile_together(f"partner lists from {active_from}", self.trainer.partner_lists, state)
+        index, found = to_host(self.trainer.partner_lists(state))
         return PartnerList.from_bank(active_from, np.asarray(index), np.asarray(found), self.rows)

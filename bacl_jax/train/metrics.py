@@ -1,6 +1,6 @@
 """The record of a run: DIR/metrics.jsonl, one object a logged step, and the same numbers for TensorBoard.
 
-Metrics are read from the device one step late, so that the next step is already queued when the host waits.
+Metrics are read from the device one step late, so that the next step is already queued when the host waits, and in one piece.
 """
 
 import json
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from tensorboardX import SummaryWriter
 
 Shown = Callable[[int, Mapping[str, float]], None]  # called with (step, its loss and evaluation results)
@@ -19,6 +21,12 @@ Shown = Callable[[int, Mapping[str, float]], None]  # called with (step, its los
 
 class NonFiniteError(RuntimeError):
     """Too many steps in a row had a non-finite loss or gradient."""
+
+
+@jax.jit
+def packed(metrics: Mapping[str, jax.Array]) -> jax.Array:
+    """All metrics as one vector, float32, in the order of their names: one fetch from the device."""
+    return jnp.stack([jnp.asarray(metrics[name], jnp.float32) for name in sorted(metrics)])
 
 
 def cut_back(path: Path, step: int) -> None:
@@ -57,7 +65,7 @@ class MetricLog:
     ):
         self._log_every, self._halt_after, self._batch_size = log_every, halt_after_nonfinite, batch_size
         self._show, self._wall_before, self._started = show, wall_seconds, time.perf_counter()
-        self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
+        self._pending: tuple[int, list[str], jax.Array] | None = None
         self._data_wait = 0.0
         self._file: TextIO | None = None
         self._board: Any = None
@@ -80,7 +88,7 @@ class MetricLog:
     def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Takes the metrics of the step just queued and handles those of the step before. Raises NonFiniteError."""
         self.flush()
-        self._pending = (step, metrics)
+        self._pending = (step, sorted(metrics), packed(dict(metrics)))
 
     def flush(self, evaluation: Mapping[str, float] | None = None, step: int | None = None) -> None:
         """Handles the metrics of the last step now, on one line with the results of an evaluation at `step`, if there are any."""
@@ -89,10 +97,9 @@ class MetricLog:
             if evaluation is not None and step is not None:
                 self._write(step, evaluation)
             return
-        step, metrics = pending
+        step, names, vector = pending
         logged = evaluation is not None or step % self._log_every == 0
-        wanted = metrics if logged else {name: metrics[name] for name in ("loss", "nonfinite")}
-        values = {name: float(value) for name, value in jax.device_get(dict(wanted)).items()}
+        values = dict(zip(names, np.asarray(vector).tolist(), strict=True))
         self._show(step, {"loss": values["loss"], **(evaluation or {})})
         if logged:
             self._write(step, values | dict(evaluation or {}))

@@ -1,0 +1,124 @@
+"""Processes that make one run on this machine: started together, stopped together, and none outlives another that failed."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+GRACE_SECONDS = 10.0  # after one has failed, for the others to end by themselves and say what they saw; then they are killed
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """code: exit code of the process that failed first, negative for a signal; line: which it was and where its output is."""
+
+    code: int
+    line: str
+
+
+class Processes:
+    """Process i is `commands[i]` with the variables `environments[i]`. The output of the first is shown, that of the others is in `logs`.
+
+    Each is a process group of its own: a Ctrl-C on the terminal reaches this one alone, which passes it on.
+    """
+
+    def __init__(self, commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]], logs: Path):
+        self._planned, self._logs = list(zip(commands, environments, strict=True)), logs
+        self._events: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # number of a process that has ended; None: a signal to stop
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
+
+    def run(self) -> Failure | None:
+        """Starts them and waits for them: None when all ended with code 0, else the first that did not. It always returns.
+
+        SIGTERM and Ctrl-C are passed on, as SIGTERM; a second one kills. OSError where `logs` cannot be written.
+        """
+        with _handled(self._stop):
+            try:
+                self._start()
+                return self._wait()
+            finally:
+                self._send(signal.SIGKILL)
+
+    def log(self, number: int) -> Path:
+        return self._logs / f"process_{number}.txt"
+
+    def _start(self) -> None:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        for number, (command, environment) in enumerate(self._planned):
+            with contextlib.ExitStack() as stack:
+                output = None if number == 0 else stack.enter_context(self.log(number).open("wb"))
+                process = subprocess.Popen(
+                    command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                )
+            self._running[number] = process
+            threading.Thread(target=self._watch, args=(number, process), daemon=True).start()
+
+    def _wait(self) -> Failure | None:
+        failure, asked, killed_at = None, 0, math.inf
+        while self._running:
+            try:
+                number = self._events.get(timeout=None if failure is None else max(killed_at - time.monotonic(), 0.1))
+            except queue.Empty:
+                self._send(signal.SIGKILL)
+                continue
+            if number is None:
+                asked += 1
+                self._send(signal.SIGTERM if asked == 1 else signal.SIGKILL)
+                continue
+            process = self._running.pop(number)
+            if failure is None and process.returncode != 0:
+                failure, killed_at = self._describe(number, process), time.monotonic() + GRACE_SECONDS
+        return failure
+
+    def _describe(self, number: int, process: "subprocess.Popen[bytes]") -> Failure:
+        code = process.returncode
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        where = "above" if number == 0 else f"in {self.log(number)}"
+        return Failure(code, f"process {number} (pid {process.pid}) {how}, its output is {where}; the others were ended")
+
+    def _watch(self, number: int, process: "subprocess.Popen[bytes]") -> None:
+        process.wait()
+        self._events.put(number)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._events.put(None)
+
+    def _send(self, number: int) -> None:
+        for process in self._running.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+
+
+@contextlib.contextmanager
+def _handled(handler: Any) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def environments(count: int, gpus: int) -> list[dict[str, str]]:
+    """The variables of each process: this one's, and one GPU where there are any."""
+    return [dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": str(number)} if gpus else {}) for number in range(count)]
+
+
+def gpus() -> int:
+    """GPUs that nvidia-smi lists; 0 where there is none or where JAX_PLATFORMS is cpu."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return 0
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    return len([line for line in listed.splitlines() if line.startswith("GPU ")])

@@ -1,0 +1,58 @@
+"""Several processes are started and ended together. Here they are shells."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from launch import supervise
+from launch.supervise import Processes
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervise, "GRACE_SECONDS", 1.0)
+
+    def run(*scripts):
+        processes = Processes([["sh", "-c", script] for script in scripts], [dict(os.environ)] * len(scripts), tmp_path)
+        before = time.monotonic()
+        failure = processes.run()
+        assert time.monotonic() - before < 30
+        return failure
+
+    return run
+
+
+def test_all_end_well(run, tmp_path, capfd):
+    assert run("echo first", "echo second") is None
+    assert capfd.readouterr().out == "first\n"
+    assert (tmp_path / "process_1.txt").read_text() == "second\n"
+
+
+def test_the_first_that_fails_is_named_and_no_other_stays(run, tmp_path):
+    failure = run("sleep 100", "exit 3", f"trap '' TERM; echo $$ > {tmp_path}/pid; sleep 100")
+    assert failure.code == 3
+    assert failure.line.startswith("process 1 (pid ")
+    assert failure.line.endswith(f") ended with exit code 3, its output is in {tmp_path / 'process_1.txt'}; the others were ended")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_a_process_that_was_killed(run):
+    failure = run("kill -KILL $$", "sleep 100")
+    assert "was ended by SIGKILL, its output is above" in failure.line
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_passed_on_and_the_code_is_theirs(run, number):
+    threading.Timer(1.0, os.kill, (os.getpid(), number)).start()
+    saving = "trap 'exit 0' TERM; while true; do sleep 0.1; done"
+    assert run(saving, saving) is None
+
+
+def test_a_second_signal_kills(run):
+    for delay in (1.0, 2.0):
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    assert "was ended by SIGKILL" in run("trap '' TERM; while true; do sleep 0.1; done").line
