@@ -177,19 +177,24 @@ class Program:
                 used += total(user.shape)
             elif user.opcode == "fusion":
                 used += self._read(user.called["calls"][0], place, self.computations[computation][name].shape)
-            elif not (user.opcode == "dynamic-update-slice" and place == 0):
+            elif not (user.opcode in ("tuple", *KINDS) or (user.opcode == "dynamic-update-slice" and place == 0)):
                 return whole
         return used
 
     def _written(self, fusion: str, shape: str) -> int:
-        """Bytes that a fusion writes: where it updates a slice of an operand in place, the slice."""
+        """Bytes that a fusion writes: of what it updates in place the slice, of what only passes through it nothing."""
         inside = self.computations[fusion]
         (last,) = (one for one in inside.values() if one.root)
-        while last.opcode == "bitcast" and last.operands[0] in inside:
-            last = inside[last.operands[0]]
-        if last.opcode == "dynamic-update-slice" and last.operands[1] in inside:
-            return min(in_memory(shape), total(inside[last.operands[1]].shape))
-        return in_memory(shape)
+        written = 0
+        for one in [inside[name] for name in last.operands] if last.opcode == "tuple" else [last]:
+            made = one
+            while made.opcode == "bitcast" and made.operands[0] in inside:
+                made = inside[made.operands[0]]
+            if made.opcode == "dynamic-update-slice":
+                written += min(in_memory(one.shape), total(inside[made.operands[1]].shape))
+            elif made.opcode not in ("parameter", *KINDS):
+                written += in_memory(one.shape)
+        return min(written, in_memory(shape))
 
 
 def _instruction(found: re.Match) -> Instruction:
