@@ -17,12 +17,14 @@ from bacl_jax.config import Config, changed_fields, flatten, from_config_dict
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "configs"
-NAMES = ("emoji_clip", "emoji_bacl", "emoji_bns", "emoji_cla", "emoji_bacl_paper", "manifest")
+LAION = ("laion400m_vitb16_bacl", "laion400m_vitb32_clip", "laion400m_vitl14_bacl")
+NAMES = ("emoji_clip", "emoji_bacl", "emoji_bns", "emoji_cla", "emoji_bacl_paper", "manifest", *LAION)
+SHARED = {"base", "laion400m"}  # parts of others, no runs
 
 
 def read(name):
     settings = importlib.import_module(f"configs.{name}").get_config()
-    if name == "manifest":
+    if settings.data.kind == "manifest":
         settings.data.path = "pairs.csv"
     return from_config_dict(settings)
 
@@ -37,7 +39,7 @@ def test_text_of_a_config(name):
 
 
 def test_every_file_is_tested():
-    assert {path.stem for path in (ROOT / "configs").glob("*.py")} == {"base", *NAMES}
+    assert {path.stem for path in (ROOT / "configs").glob("*.py")} == SHARED | {*NAMES}
 
 
 def test_base_holds_every_field_and_no_other():
@@ -55,7 +57,11 @@ def test_base_holds_every_field_and_no_other():
 def test_every_field_has_a_comment():
     for path in (ROOT / "configs").glob("*.py"):
         for line in path.read_text().splitlines():
-            if re.match(r"    \w[\w.]* = ", line) and "ConfigDict()" not in line and not re.search(r"= (config\.|\w+\(\)$|base\.)", line):
+            if (
+                re.match(r"    \w[\w.]* = ", line)
+                and "ConfigDict()" not in line
+                and not re.search(r"= (config\.|\w+\(\)$|base\.|laion400m\.(get_config|bacl)\()", line)
+            ):
                 assert "  # " in line, f"{path.name}: {line}"
                 assert "None" not in line.split("#")[0] or "None" in line.split("#")[1], f"{path.name}: meaning of None: {line}"
 
@@ -76,10 +82,27 @@ def test_what_each_config_is():
         "emoji_cla": (False, True),
         "emoji_bacl_paper": (True, True),
         "manifest": (True, True),
+        "laion400m_vitb16_bacl": (True, True),
+        "laion400m_vitb32_clip": (False, False),
+        "laion400m_vitl14_bacl": (True, True),
     }
     paper = read("emoji_bacl_paper").objective
     assert (paper.bns.pool, paper.bns.policy_bound, paper.cla.layers) == (paper.bns.k, None, 4)
     assert (paper.bns.reweight, paper.bns.partner_share, paper.bns.drawn_share > 0) == (False, 0.0, True)
+
+
+def test_the_runs_on_laion_are_of_the_sizes_that_they_name():
+    b16, b32, l14 = map(read, LAION)
+    for config, patch, width, depth, text, batch in (
+        (b16, 16, 768, 12, 512, 32768),
+        (b32, 32, 768, 12, 512, 32768),
+        (l14, 14, 1024, 24, 768, 65536),
+    ):
+        image = config.model.image
+        assert (image.kind, image.patch, image.width, image.depth, config.model.text.width) == ("vit", patch, width, depth, text)
+        assert (config.train.batch_size, config.train.steps * batch // 10**6) == (batch, 32 * 400 - (batch == 65536))
+        assert (config.data.image_size, config.data.context_length, config.data.vocab_size) == (224, 77, 49408)
+    assert (b16.objective.bank_size, b16.mesh.fsdp, l14.mesh.fsdp) == (65536, 1, 16)
 
 
 def launch(*arguments, door="train"):

@@ -12,7 +12,7 @@ from bacl_jax.train.checkpoint import Checkpoints, claim_workdir
 from bacl_jax.train.hooks import Preemption
 from launch import session
 
-CONFIGS = sorted(path.stem for path in Path("configs").glob("*.py") if path.stem not in ("base", "__init__"))
+CONFIGS = sorted(path.stem for path in Path("configs").glob("*.py") if path.stem not in ("base", "laion400m", "__init__"))
 SMALL = {
     "train.steps": 2,
     "train.batch_size": 32,
@@ -26,10 +26,23 @@ SMALL = {
     "model.image.depth": 1,
     "model.text.width": 16,
     "objective.bank_size": 64,
+    "objective.groups": 1,
     "objective.cla.width": 16,
     "data.image_size": 16,
     "data.threads": 1,
     "data.prefetch": 1,
+}
+
+SMALLER = {  # of the large towers
+    "model.image.heads": 2,
+    "model.image.patch": 8,
+    "model.text.depth": 1,
+    "model.text.heads": 2,
+    "objective.cla.layers": 1,
+    "objective.cla.heads": 2,
+    "data.vocab_size": 300,
+    "data.context_length": 16,
+    "mesh.fsdp": 1,
 }
 
 
@@ -48,7 +61,9 @@ def test_two_steps(name, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "make_mesh", lambda config: tiny.one_device())  # eight fake ones take eight times as long
     settings = importlib.import_module(f"configs.{name}").get_config()
     overrides = dict(SMALL)
-    if name == "manifest":
+    if name.startswith("laion400m"):
+        overrides |= SMALLER
+    if settings.data.kind == "manifest":
         overrides |= {"data.path": manifest(tmp_path), "data.split_column": "split"}
     settings.update_from_flattened_dict(overrides)
     config = from_config_dict(settings)
