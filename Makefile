@@ -6,18 +6,21 @@ export JAX_PLATFORMS ?= cpu
 # Large buffers in huge pages: a step's temporaries cost 500 page faults in place of 40,000, a fifth of its time on a small CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test test-all test-long lint format compare tune report bench clean
+.PHONY: quickstart test test-all test-long test-system lint format compare tune report clean
 
 quickstart: $(VENV)/installed  ## pretrain BACL on emoji-caption pairs, evaluate it, print the results; go on if it was stopped
 	$(BIN)/python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/quickstart
 
 test: $(VENV)/installed-dev  ## the test-suite: 8 fake CPU devices, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --ignore=tests/long
+	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --ignore=tests/long --ignore=tests/system
 
-test-all: test lint test-long  ## everything
+test-all: test lint test-long test-system  ## everything
 
-test-long: $(VENV)/installed-dev  ## what takes longer: the whole step on many meshes
-	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 tests/long
+test-long: $(VENV)/installed-dev  ## what takes longer: the whole step on many meshes, several real processes
+	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist=loadgroup tests/long
+
+test-system: $(VENV)/installed-dev  ## what needs root: a disk that fills up
+	$(BIN)/python -m pytest -q tests/system
 
 lint: $(VENV)/installed-dev  ## format, lint, types
 	$(BIN)/ruff format --check .
