@@ -3,6 +3,7 @@
 python -m benchmarks.run --rows=train_step,topk
 """
 
+import argparse
 import contextlib
 import csv
 import importlib
@@ -17,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -27,19 +27,16 @@ from bacl_jax.data import synthetic
 from benchmarks.cases import ROWS, Row, Side
 
 COUNTED = "bacl_over_infonce"
-ROWS_FLAG = flags.DEFINE_list("rows", [], "Rows, by name or by its beginning; none: all.")
-PEERS = flags.DEFINE_string("peers", ".venv-bench/bin/python", "Python of the peers' environment (make .venv-bench/installed).")
-OUT = flags.DEFINE_string("out", "benchmarks/results.json", "Where the results go; rows that are there already and are not run stay.")
 
 
 class Process:
     """One side of a row, alive between its turns."""
 
-    def __init__(self, side: Side, extra: dict[str, Any]):
+    def __init__(self, side: Side, peers: str, extra: dict[str, Any]):
         self.side = side
-        python = sys.executable if side.program == "ours" else PEERS.value
-        command = [python, "-m", f"benchmarks.{side.program}", side.case, json.dumps(side.arguments | extra)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        python = sys.executable if side.program == "ours" else peers
+        self.command = [python, "-m", f"benchmarks.{side.program}", side.case, json.dumps(side.arguments | extra)]
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.figures = self._answer()
         self.turns: list[dict[str, Any]] = []
 
@@ -47,7 +44,7 @@ class Process:
         assert self.process.stdout is not None
         if line := self.process.stdout.readline():
             return json.loads(line)
-        raise RuntimeError(f"{' '.join(self.process.args)} ended with code {self.process.wait()}, see its output above")
+        raise RuntimeError(f"{' '.join(self.command)} ended with code {self.process.wait()}, see its output above")
 
     def turn(self, calls: int) -> None:
         assert self.process.stdin is not None
@@ -64,9 +61,9 @@ class Process:
         return statistics.median(value for turn in self.turns for value in turn[kind])
 
 
-def measure(row: Row, extra: dict[str, Any]) -> dict[str, Any]:
-    """The row's result. The sides start one after the other, then take turns."""
-    ours, peer = (Process(side, extra if side.case == "pipeline" else {}) for side in (row.ours, row.peer))
+def measure(row: Row, peers: str, extra: dict[str, Any]) -> dict[str, Any]:
+    """The row's result. The sides start one after the other, then take turns. peers: Python of their environment."""
+    ours, peer = (Process(side, peers, extra if side.case == "pipeline" else {}) for side in (row.ours, row.peer))
     for _ in range(row.rounds):
         for process in (ours, peer):
             process.turn(row.calls)
@@ -148,21 +145,26 @@ def counted(row: Row) -> dict[str, Any]:
     return {"flops_ratio": importlib.import_module(f"benchmarks.{COUNTED}").rows()}
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.run", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", default="", help="rows, by name or by its beginning, with commas; none: all")
+    parser.add_argument("--peers", default=".venv-bench/bin/python", help="Python of the peers' environment (make .venv-bench/installed)")
+    parser.add_argument("--out", default="benchmarks/results.json", help="where the results go; other rows that are there stay")
+    options = parser.parse_args()
     print(f"GLIBC_TUNABLES={os.environ.get('GLIBC_TUNABLES', '')} for both sides")
     try:
-        rows = chosen(ROWS_FLAG.value)
+        rows = chosen([name for name in options.rows.split(",") if name])
     except ConfigError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     results = []
     with pictures() as folder:
         for row in rows:
-            results.append(measure(row, {"folder": folder}) | counted(row))
-            write(results, Path(OUT.value))
+            results.append(measure(row, options.peers, {"folder": folder}) | counted(row))
+            write(results, Path(options.out))
             print(json.dumps(results[-1]), flush=True)
     Console(width=160).print(table(results))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()
