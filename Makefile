@@ -6,7 +6,7 @@ export JAX_PLATFORMS ?= cpu
 # Large buffers in huge pages: a step's temporaries cost 500 page faults in place of 40,000, a fifth of its time on a small CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test test-all test-long test-system lint format compare tune report clean
+.PHONY: quickstart test test-all test-long lint format compare tune report bench clean
 
 quickstart: $(VENV)/installed  ## pretrain BACL on emoji-caption pairs, evaluate it, print the results; go on if it was stopped
 	$(BIN)/python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/quickstart
@@ -43,12 +43,6 @@ report: $(VENV)/installed  ## docs/results.md again, from the kept results
 bench: $(VENV)/installed .venv-bench/installed  ## benchmarks/results.json and a table: speed and memory beside peers, in about 10 minutes
 	$(BIN)/python -m benchmarks.run $(if $(ROWS),--rows=$(ROWS))
 
-.venv-bench/installed: requirements-bench.txt
-	$(PYTHON) -m venv --clear .venv-bench
-	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
-	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 open_clip_torch==3.3.0 timm==1.0.31
-	touch $@
-
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
@@ -57,6 +51,12 @@ $(VENV)/installed: requirements.txt
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+.venv-bench/installed: requirements-bench.txt
+	$(PYTHON) -m venv --clear .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 open_clip_torch==3.3.0 timm==1.0.31
 	touch $@
 
 clean:

@@ -73,13 +73,13 @@ def tower_flops(config: Config) -> float:
     return 3 * forward
 
 
-def measure(config: Config, *, vocabulary: int, warm_up: int = WARM_UP, calls: int = CALLS) -> dict[str, Any]:
-    """Median over steps on all devices, mostly one: ms, pairs_per_s, mfu (None: the device's peak is unknown), peak_mib of the first.
+def measure(config: Config, mesh: jax.sharding.Mesh, *, vocabulary: int, warm_up: int = WARM_UP, calls: int = CALLS) -> dict[str, Any]:
+    """Median over steps: ms, pairs_per_s, mfu (None: the device's peak is unknown), peak_mib of the first.
 
     peak_mib is None where the device does not tell.
     """
     device = jax.devices()[0]
-    trainer = build(config, vocabulary, make_mesh(config.mesh))
+    trainer = build(config, vocabulary, mesh)
     state, batch = trainer.init(0), random_batch(config, vocabulary)
 
     def step() -> None:
@@ -97,7 +97,7 @@ def measure(config: Config, *, vocabulary: int, warm_up: int = WARM_UP, calls: i
         "device": device.device_kind,
         "ms": round(ms, 2),
         "pairs_per_s": round(pairs, 1),
-        "mfu": None if peak is None else round(pairs * tower_flops(config) / (peak * jax.device_count()), 3),
+        "mfu": None if peak is None else round(pairs * tower_flops(config) / (peak * mesh.size), 3),
         "peak_mib": None if memory is None else round(memory / MIB, 1),
     }
 
@@ -118,7 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.case is not None:
         config = config_of(**json.loads(options.case))
-        print(json.dumps(measure(config, vocabulary=config.data.vocab_size)))
+        print(json.dumps(measure(config, make_mesh(config.mesh), vocabulary=config.data.vocab_size)))
         return
     if shutil.which("nvidia-smi") is None or subprocess.run(["nvidia-smi"], capture_output=True).returncode:
         print("benchmarks.gpu: nvidia-smi finds no GPU here; run it on a machine with one", file=sys.stderr)
