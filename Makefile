@@ -6,7 +6,7 @@ export JAX_PLATFORMS ?= cpu
 # Large buffers in huge pages: a step's temporaries cost 500 page faults in place of 40,000, a fifth of its time on a small CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test test-all test-long lint format compare tune report bench clean
+.PHONY: quickstart test test-all test-long test-system lint format compare tune report bench clean
 
 quickstart: $(VENV)/installed  ## pretrain BACL on emoji-caption pairs, evaluate it, print the results; go on if it was stopped
 	$(BIN)/python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/quickstart
