@@ -6,18 +6,21 @@ export JAX_PLATFORMS ?= cpu
 # Large buffers in huge pages: a step's temporaries cost 500 page faults in place of 40,000, a fifth of its time on a small CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test test-all test-long lint format compare tune report clean
+.PHONY: quickstart test test-all test-long test-system lint format compare tune report bench clean
 
 quickstart: $(VENV)/installed  ## pretrain BACL on emoji-caption pairs, evaluate it, print the results; go on if it was stopped
 	$(BIN)/python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/quickstart
 
 test: $(VENV)/installed-dev  ## the test-suite: 8 fake CPU devices, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --ignore=tests/long
+	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --ignore=tests/long --ignore=tests/system
 
-test-all: test lint test-long  ## everything
+test-all: test lint test-long test-system  ## everything
 
-test-long: $(VENV)/installed-dev  ## what takes longer: the whole step on many meshes
-	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 tests/long
+test-long: $(VENV)/installed-dev  ## what takes longer: the whole step on many meshes, several real processes
+	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist=loadgroup tests/long
+
+test-system: $(VENV)/installed-dev  ## what needs root: a disk that fills up
+	$(BIN)/python -m pytest -q tests/system
 
 lint: $(VENV)/installed-dev  ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -37,6 +40,9 @@ compare: $(VENV)/installed  ## every run of docs/results.md that is not finished
 report: $(VENV)/installed  ## docs/results.md again, from the kept results
 	$(BIN)/python -m launch.compare --phase=report
 
+bench: $(VENV)/installed .venv-bench/installed  ## benchmarks/results.json and a table: speed and memory beside peers, in about 10 minutes
+	$(BIN)/python -m benchmarks.run $(if $(ROWS),--rows=$(ROWS))
+
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
@@ -47,5 +53,11 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
+.venv-bench/installed: requirements-bench.txt
+	$(PYTHON) -m venv --clear .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 open_clip_torch==3.3.0 timm==1.0.31
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .venv-bench runs

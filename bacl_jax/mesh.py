@@ -15,7 +15,7 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 
-def make_mesh(config: MeshConfig, on: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, on: Sequence[Any] | None = None) -> Mesh:
     """A mesh over the devices `on` (None: all of all processes). mesh.data = -1 takes those that fsdp and tensor leave.
 
     Raises ConfigError where the sizes do not multiply to the number of devices.

@@ -30,7 +30,7 @@ def run(main: Callable[[], None], doc: str | None) -> None:
     def guarded(positional: list[str]) -> None:
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells each step of a save, and warns that read-only is read-only
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells each step of a save; what fails it logs and raises
         if len(positional) > 1:
             fail(f"{positional[1]!r} is no flag: every argument has the form --name=value")
         try:

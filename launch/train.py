@@ -1,14 +1,14 @@
 """Trains a dual encoder and evaluates it zero-shot; run again, the same command goes on where it was.
 
-    python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/k64 --config.objective.bns.k=64 --config.train.steps=500
+    python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/bacl
     python -m launch.train --config=configs/manifest.py --workdir=runs/mine --config.data.path=pairs.csv
 
 --config   a file with get_config(), see configs/; its fields are set by --config.<field>=<value>
 --workdir  folder of the run: config.json, checkpoints/, metrics.jsonl, tensorboard/, eval/, plots/,
            done (written last). One that belongs to another config, or in which another process trains, is refused.
 
-Several processes make one run if each is started with --coordinator=host:port --processes=N --process=I (and, on a CPU,
---devices_per_process=K); they wait --wait_seconds for each other. launch.local starts them on one machine.
+Several processes make one run, each started with --coordinator=host:port (of process 0) --processes=N --process=I; launch.local does so on
+one machine. --wait_seconds: how long they wait for each other at the start (120); --devices_per_process: that a CPU plays.
 
 SIGTERM and Ctrl-C save and leave with code 0. Exit codes: 0 done or preempted, 2 bad usage or config, else a crash.
 """

@@ -1,6 +1,7 @@
 """Which rows belong together, how similar they are, and which columns are the most similar: no matrix larger than a tile."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from bacl_jax.objective.shards import ONE_DEVICE, Shards, cut, padded, travel, whole
 from bacl_jax.types import pytree
 
+BLOCK = 16  # columns that a CPU's search looks at together
 MASKED = -1e9  # logit of an excluded entry: finite, so that a row without any entry keeps finite gradients
 
 
@@ -25,7 +27,7 @@ class Rows:
 
 def same_id(a: UInt32[Array, "A 2"], b: UInt32[Array, "N 2"]) -> Bool[Array, "A N"]:
     """True where two 64-bit ids are equal."""
-    return (a[:, None, 0] == b[None, :, 0]) & (a[:, None, 1] == b[None, :, 1])
+    return ((a[:, None, 0] ^ b[None, :, 0]) | (a[:, None, 1] ^ b[None, :, 1])) == 0
 
 
 def positives(rows: Any, columns: Any) -> Bool[Array, "A N"]:
@@ -41,6 +43,43 @@ def same_pair(rows: Any, others: Any) -> Bool[Array, " A"]:
 def cosine(z: Float[Array, "A D"], w: Float[Array, "N D"]) -> Float[Array, "A N"]:
     """s_ij = <z_i, w_j> in float32."""
     return jnp.einsum("ad,nd->an", z, w, preferred_element_type=jnp.float32)
+
+
+def better(best: Array, column: Array, s: Array, first: Array, *, recall: float) -> tuple[Array, Array]:
+    """The k largest of each row's best [A, k] (at `column`) and of s [A, t] (at first, first + 1, ...), and where they are."""
+    k, t = best.shape[1], s.shape[1]
+
+    def merge(found: Array, place: Array) -> tuple[Array, Array]:
+        both, order = jax.lax.top_k(jnp.concatenate([best, found], 1), k)
+        return both, jnp.take_along_axis(jnp.concatenate([column, first + place], 1), order, 1)
+
+    def exact(s: Array) -> tuple[Array, Array]:
+        return merge(*jax.lax.top_k(s, min(k, t)))
+
+    def approximate(s: Array) -> tuple[Array, Array]:
+        return merge(*jax.lax.approx_max_k(s, min(k, t), recall_target=recall))
+
+    def in_blocks(s: Array) -> tuple[Array, Array]:
+        """As `exact`, which is slow on a CPU: only blocks of columns whose largest s beats the k-th best are looked at.
+
+        They are the blocks of the largest maxima, and in later tiles few; as many are taken as the row with the most of them needs.
+        """
+        blocks = s.reshape(s.shape[0], -1, BLOCK)
+        highest = blocks.max(2)
+        needed = (highest > best[:, -1:]).sum(1).max()
+
+        def among(count: int) -> tuple[Array, Array]:
+            block = jnp.sort(jax.lax.top_k(highest, count)[1], 1)  # in the order of the columns, so that ties go to the lower one
+            found = jnp.take_along_axis(blocks, block[:, :, None], 1)
+            place = BLOCK * block[:, :, None] + jnp.arange(BLOCK)[None, None]
+            return merge(found.reshape(s.shape[0], -1), place.reshape(s.shape[0], -1))
+
+        counts = [count for count in (4, 8, 16) if count < k] + [k]
+        step = sum(((needed > count).astype(jnp.int32) for count in counts[:-1]), jnp.int32(0))
+        return jax.lax.switch(step, [functools.partial(among, count) for count in counts])
+
+    cpu = in_blocks if t % BLOCK == 0 and t // BLOCK > k else exact
+    return jax.lax.platform_dependent(s, cpu=cpu, tpu=exact if recall == 1.0 else approximate, default=exact)
 
 
 class Found(NamedTuple):
@@ -70,35 +109,20 @@ def search(
     query, columns = jax.lax.stop_gradient((query, columns))
     query = dataclasses.replace(query, valid=jnp.ones_like(query.valid))  # not asked of a query: so nothing is sorted to find it out
     k = min(k, columns.valid.shape[0])
-
-    def top(s: Float[Array, "a t"]) -> tuple[Array, Array]:
-        best = min(k, s.shape[1])
-
-        def exact(s: Array) -> tuple[Array, Array]:
-            value, place = jax.lax.top_k(s, best)
-            return value, place
-
-        def approximate(s: Array) -> tuple[Array, Array]:
-            value, place = jax.lax.approx_max_k(s, best, recall_target=recall)
-            return value, place
-
-        return exact(s) if recall == 1.0 else jax.lax.platform_dependent(s, tpu=approximate, default=exact)
+    add = functools.partial(better, recall=recall)
 
     def meet(query: Rows, asked: Array, found: Found, columns: Rows, first: Array) -> Found:
         """Some queries and one tile of columns, which are numbered from `first`."""
         t = columns.valid.shape[0]
         allowed = ~positives(query, columns) & columns.valid[None]
-        s = jnp.where(allowed, cosine(query.x, columns.x), MASKED)
-        best, place = top(s)
-        both, order = jax.lax.top_k(jnp.concatenate([found.s, best], 1), k)
-        column = jnp.take_along_axis(jnp.concatenate([found.column, first + place], 1), order, 1)
+        s = jax.lax.optimization_barrier(jnp.where(allowed, cosine(query.x, columns.x), MASKED))  # masked once, though read twice
         at = asked - first
         here = jnp.where((at >= 0) & (at < t), jnp.take_along_axis(s, jnp.clip(at, 0, t - 1), 1), MASKED)
-        return Found(both, column, jnp.maximum(found.asked_s, here))
+        return Found(*add(found.s, found.column, s, first), jnp.maximum(found.asked_s, here))
 
     def local(query: Rows, asked: Array, columns: Rows) -> Found:
         a, b = query.valid.shape[0], columns.valid.shape[0]
-        rows, t = min(a, shards.tile), min(b, shards.tile)
+        rows, t = min(a, max(shards.tile // 4, 1)), min(b, 2 * shards.tile)  # wide tiles: fewer selections
         start = jax.lax.axis_index(shards.axes) * b if shards.axes else 0
         pieces = cut(padded(columns, t), t), start + jnp.arange(0, b, t)
 

@@ -84,7 +84,7 @@ def compile_ahead(config: Config, topology: str) -> tuple[Report, float]:
         took = time.perf_counter() - start
     else:
         took = time.perf_counter() - start
-        m = compiled.memory_analysis()
+        m: Any = compiled.memory_analysis()
         needed = (
             m.argument_size_in_bytes
             + m.output_size_in_bytes
@@ -92,7 +92,7 @@ def compile_ahead(config: Config, topology: str) -> tuple[Report, float]:
             + m.temp_size_in_bytes
             + m.generated_code_size_in_bytes
         )
-        program = Program(compiled.as_text())
+        program = Program(compiled.as_text() or "")
         parts = program.collectives()
         seconds = cost.seconds(chip, work, program.memory_bytes(), parts)
     rest = max(needed - sum(hbm.values()), 0)
@@ -155,7 +155,7 @@ def loss_temp_bytes(config: Config, trainer: Trainer) -> int:
     mesh, o = trainer.mesh, config.objective
     apart, whole = spread(mesh), replicated(mesh)
 
-    def shape(*dims: int, dtype: Any = jnp.float32, where: NamedSharding = apart) -> jax.ShapeDtypeStruct:
+    def shape(*dims: int, dtype: Any = jnp.float32, where: NamedSharding = apart) -> Any:  # stands for an array
         return jax.ShapeDtypeStruct(dims, dtype, sharding=where)
 
     size, width = config.train.batch_size, config.model.embed_dim
@@ -171,12 +171,13 @@ def loss_temp_bytes(config: Config, trainer: Trainer) -> int:
     scalar = shape(where=whole)
 
     def term(z: Any, w: Any, extra: Any, scale: Any, bias: Any, rows: Side, others: Side, drawn: Rows) -> Any:
-        rows, others, drawn = (dataclasses.replace(one, x=x) for one, x in ((rows, z), (others, w), (drawn, extra)))
+        rows, others = dataclasses.replace(rows, x=z), dataclasses.replace(others, x=w)
+        drawn = dataclasses.replace(drawn, x=extra)
         return contrast(rows, others, drawn, scale=scale, bias=bias, config=o, shards=trainer.shards)[0]
 
     gradient = jax.jit(jax.value_and_grad(term, argnums=(0, 1, 2, 3, 4)), out_shardings=(whole, (apart, apart, apart, whole, whole)))
-    compiled = gradient.lower(side.x, side.x, columns.x, scalar, scalar, side, side, columns).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    memory: Any = gradient.lower(side.x, side.x, columns.x, scalar, scalar, side, side, columns).compile().memory_analysis()
+    return memory.temp_size_in_bytes
 
 
 def reports(config: Config, topology: str) -> Iterator[tuple[Config, Report, float]]:

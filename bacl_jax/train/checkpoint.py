@@ -79,6 +79,14 @@ class _NewestAndBest:
         return [checkpoint.step in newest or checkpoint.step == self.best for checkpoint in checkpoints]
 
 
+class _Manager(ocp.CheckpointManager):
+    """The loop decides when a signal ends the run. Told of it, orbax 0.12 fails: it subtracts times with and without a time zone."""
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one workdir. `read_only` for evaluation: nothing is cleaned up or set aside."""
 
@@ -102,7 +110,7 @@ class Checkpoints:
             lightweight_initialize=True,
             async_options=None if read_only else ocp.AsyncOptions(post_finalization_callback=callback),
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._manager = _Manager(self.directory, options=options)
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending."""

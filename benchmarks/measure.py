@@ -1,0 +1,76 @@
+"""What a benchmark's process does: prepare one case, then run it when asked and say how long it took. Standard library alone.
+
+Both sides of a comparison are such processes, each in its own environment; `benchmarks/run.py` gives them turns. A line on standard input
+is a number of calls, the answer a line of JSON; the end of the input asks for the last line, the memory.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+MIB = 2**20
+Prepare = Callable[[], tuple[Callable[[], Any], dict[str, float]]]  # -> (one call, blocking; figures known beforehand)
+
+
+def resident_mib(peak: bool = False) -> float:
+    """Memory of this process, as it is or at its largest since the start or since `forget_peak`."""
+    name = "VmHWM:" if peak else "VmRSS:"
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith(name))
+
+
+def forget_peak() -> None:
+    """From here on the largest memory is counted anew (man 5 proc, clear_refs)."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def own_seconds() -> float:
+    """Processor time of this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def busy_seconds() -> float:
+    """Processor time of the whole machine, all cores."""
+    with open("/proc/stat") as stat:
+        fields = [int(field) for field in stat.readline().split()[1:9]]
+    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def timed(call: Callable[[], Any], calls: int) -> dict[str, Any]:
+    """Milliseconds of each call, wall-clock and processor, and how many cores others used meanwhile."""
+    wall, cpu = [], []
+    start, own, busy = time.perf_counter(), own_seconds(), busy_seconds()
+    for _ in range(calls):
+        before, used = time.perf_counter(), own_seconds()
+        call()
+        wall.append(1e3 * (time.perf_counter() - before))
+        cpu.append(1e3 * (own_seconds() - used))
+    others = (busy_seconds() - busy - (own_seconds() - own)) / (time.perf_counter() - start)
+    return {"wall_ms": wall, "cpu_ms": cpu, "others_cores": max(others, 0.0)}
+
+
+def serve(prepare: Prepare) -> None:
+    """Answers until the input ends; called when all modules are imported.
+
+    Memory: over_import_mib, the peak less what the process has now; over_inputs_mib, the peak of the calls after the first two, less what
+    the process has before them.
+    """
+    answers, sys.stdout = sys.stdout, sys.stderr
+    say = lambda **fields: print(json.dumps(fields), file=answers, flush=True)  # noqa: E731
+    imported = resident_mib()
+    call, figures = prepare()
+    for _ in range(2):  # compiles, and fills what is allocated once
+        call()
+    highest, ready = resident_mib(peak=True), resident_mib()
+    forget_peak()
+    say(ready=True, **figures)
+    for line in sys.stdin:
+        say(**timed(call, int(line)))
+    last = resident_mib(peak=True)
+    say(over_import_mib=max(highest, last) - imported, over_inputs_mib=last - ready)
