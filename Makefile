@@ -6,21 +6,24 @@ export JAX_PLATFORMS ?= cpu
 # Large buffers in huge pages: a step's temporaries cost 500 page faults in place of 40,000, a fifth of its time on a small CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test test-all test-long test-system lint format compare tune report bench clean
+.PHONY: quickstart test test-all test-long test-system test-peers lint format compare tune report bench clean
 
 quickstart: $(VENV)/installed  ## pretrain BACL on emoji-caption pairs, evaluate it, print the results; go on if it was stopped
 	$(BIN)/python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/quickstart
 
 test: $(VENV)/installed-dev  ## the test-suite: 8 fake CPU devices, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --ignore=tests/long --ignore=tests/system
+	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --ignore=tests/long --ignore=tests/system --ignore=tests/peers
 
-test-all: test lint test-long test-system  ## everything
+test-all: test lint test-long test-system test-peers  ## everything
 
 test-long: $(VENV)/installed-dev  ## what takes longer: the whole step on many meshes, several real processes
 	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist=loadgroup tests/long
 
 test-system: $(VENV)/installed-dev  ## what needs root: a disk that fills up
 	$(BIN)/python -m pytest -q tests/system
+
+test-peers: $(VENV)/installed-peers  ## what needs further packages: a step compiled for TPUs
+	$(BIN)/python -m pytest -q tests/peers
 
 lint: $(VENV)/installed-dev  ## format, lint, types
 	$(BIN)/ruff format --check .
@@ -57,6 +60,10 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(PYTHON) -m venv --clear .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 open_clip_torch==3.3.0 timm==1.0.31
+	touch $@
+
+$(VENV)/installed-peers: $(VENV)/installed-dev requirements-peers.txt requirements-tpu.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
 	touch $@
 
 clean:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.cost_model --steps=10
 
-The machine's rates are measured first: its peak by the matrix product of the towers' MLP, its memory bandwidth by a copy. Then an InfoNCE step
-of two small transformers (6.15 M parameters) is estimated from its program and measured. Needs a machine that does nothing else.
+The machine's rates are measured first: its peak by the matrix product of the towers' MLP, its memory bandwidth by a copy. Then an InfoNCE
+step of two small transformers (6.15 M parameters) is estimated from its program and measured. Needs a machine that does nothing else.
 """
 
 import statistics
