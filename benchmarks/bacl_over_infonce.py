@@ -2,8 +2,8 @@
 
     python -m benchmarks.bacl_over_infonce
 
-Counted from the program (bacl_jax/train/flops.py), nothing runs. Unfrozen: the train step. Frozen: the towers are computed, and gradients go
-to all other parameters alone (temperature, cross-modal layers, policy).
+Counted from the program (bacl_jax/train/flops.py), nothing runs. Unfrozen: the train step. Frozen: the towers are computed, and
+gradients go to all other parameters alone (temperature, cross-modal layers, policy).
 """
 
 import dataclasses
