@@ -2,8 +2,8 @@
 
     python -m benchmarks.cost_model --steps=10
 
-The machine's rates are measured first: its peak by the matrix product of the towers' MLP, its memory bandwidth by a copy. Then an InfoNCE
-step of two small transformers (6.15 M parameters) is estimated from its program and measured. Needs a machine that does nothing else.
+The machine's rates are measured: its peak by the matrix product of the towers' MLP, its memory bandwidth by a copy. An InfoNCE step of two
+small transformers (6.15 M parameters) is estimated from its program and measured. Needs a machine that does nothing else.
 """
 
 import statistics
@@ -37,25 +37,11 @@ CONFIG = Config(
 )
 
 
-def median_seconds(function: Callable[..., Any], *arguments: Any, times: int = 10) -> float:
-    """Median wall-clock of a call until its result is there; the first call is left out."""
-    jax.block_until_ready(function(*arguments))
-    taken = []
-    for _ in range(times):
-        start = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
-
-
-def machine() -> cost.Chip:
-    """This machine's rates; one device, so none between devices."""
-    image = CONFIG.model.image
-    rows = CONFIG.train.batch_size * (CONFIG.data.image_size // image.patch) ** 2
-    a, b = jnp.ones((rows, image.width)), jnp.ones((image.width, image.width * image.mlp_ratio))
-    peak = 2 * rows * image.width * image.width * image.mlp_ratio / median_seconds(jax.jit(jnp.matmul), a, b)
-    bandwidth = 2 * 4 * COPIED / median_seconds(jax.jit(jnp.negative), jnp.ones(COPIED))
-    return cost.Chip(hbm=float("inf"), flops=peak, bandwidth=bandwidth, interconnect=1.0, links=1)
+def seconds(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    """Wall-clock of one call until its result is there, and the result."""
+    start = time.perf_counter()
+    result = jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - start, result
 
 
 def random_batch() -> Any:
@@ -73,22 +59,27 @@ def one_device() -> jax.sharding.Mesh:
 
 
 def main(argv: list[str]) -> None:
-    chip = machine()
-    print(f"this machine: {chip.flops / 1e9:.0f} GFLOP/s, {chip.bandwidth / 1e9:.1f} GB/s", flush=True)
+    image = CONFIG.model.image
+    rows, wide = CONFIG.train.batch_size * (CONFIG.data.image_size // image.patch) ** 2, image.width * image.mlp_ratio
+    product, factors = jax.jit(jnp.matmul), (jnp.ones((rows, image.width)), jnp.ones((image.width, wide)))
+    copy, source = jax.jit(jnp.negative), jnp.ones(COPIED)
     trainer, batch = build(CONFIG, CONFIG.data.vocab_size, one_device()), random_batch()
     state = trainer.init(0)
     work = counted.count(trainer.step, state, batch)
-    compiled = trainer.step.lower(state, batch).compile()
-    moved = Program(compiled.as_text()).memory_bytes()
-    taken = []
-    for _ in range(STEPS.value + 1):
-        start = time.perf_counter()
-        state, _ = jax.block_until_ready(compiled(state, batch))
-        taken.append(time.perf_counter() - start)
-    measured, estimate = statistics.median(taken[1:]), cost.seconds(chip, work, moved)
-    print(
-        f"a step: {work / 1e9:.1f} GFLOP in {1e3 * work / chip.flops:.0f} ms, {moved / 1e9:.2f} GB in {1e3 * moved / chip.bandwidth:.0f} ms"
-    )
+    step = trainer.step.lower(state, batch).compile()
+    moved = Program(step.as_text()).traffic()
+    taken: dict[str, list[float]] = {"product": [], "copy": [], "step": []}
+    for _ in range(STEPS.value + 1):  # in turns, so that what disturbs the machine disturbs all of them; the first turn is left out
+        taken["product"].append(statistics.median(seconds(product, *factors)[0] for _ in range(5)))
+        taken["copy"].append(seconds(copy, source)[0])
+        once, (state, _) = seconds(step, state, batch)
+        taken["step"].append(once)
+    median = {name: statistics.median(times[1:]) for name, times in taken.items()}
+    peak, bandwidth = 2 * rows * image.width * wide / median["product"], 2 * 4 * COPIED / median["copy"]
+    chip = cost.Chip(hbm=float("inf"), flops=peak, bandwidth=bandwidth, interconnect=1.0, links=1)  # one device: nothing between devices
+    estimate, measured = cost.seconds(chip, work, moved), median["step"]
+    print(f"this machine: {peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s")
+    print(f"a step: {work / 1e9:.1f} GFLOP, {moved.beside / 1e9:.2f} GB moved beside them and {moved.alone / 1e9:.2f} GB alone")
     print(f"estimate {1e3 * estimate:.0f} ms, measured {1e3 * measured:.0f} ms, measured / estimate {measured / estimate:.2f}")
 
 

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from bacl_jax.config import MeshConfig
 from bacl_jax.mesh import make_mesh
 from bacl_jax.train import cost
-from bacl_jax.train.hlo import Collective, Program, in_memory, total
+from bacl_jax.train.hlo import Collective, Program, Traffic, in_memory, total
 
 TPU = """HloModule jit_step, is_scheduled=true
 
@@ -81,7 +81,7 @@ def test_memory_counts_slices_and_loops_and_no_scratchpad():
     sliced = row + row + 4  # the row read and written, and its number
     summed = x + x + 2 * 2
     turn = x + x  # the permute reads x, the fusion writes exp: all else lies in the scratchpad or passes through
-    assert Program(TPU).memory_bytes() == sliced + summed + 12 * turn
+    assert Program(TPU).traffic() == Traffic(beside=0, alone=sliced + summed + 12 * turn)
 
 
 def test_the_text_of_no_program_is_refused():
@@ -105,12 +105,15 @@ def test_a_scan_of_a_real_program():
     program = Program(jax.jit(loop).lower(x, w).compile().as_text())
     assert program.collectives() == [Collective("all-reduce", 64 * 32 * 4, 5)]
     least = 5 * (2 * 64 * 32 + 32 * 32) * 4  # x in and out, a row of w: each turn
-    assert least <= program.memory_bytes() <= 8 * least
+    traffic = program.traffic()
+    assert least / 2 <= traffic.beside
+    assert least <= sum(traffic) <= 8 * least
 
 
 def test_the_estimate_is_the_formula():
     chip = cost.Chip(hbm=1, flops=100, bandwidth=10, interconnect=8, links=4)
-    assert cost.seconds(chip, 1000, 20) == 10
-    assert cost.seconds(chip, 1000, 200) == 20
+    assert cost.seconds(chip, 1000, Traffic(20, 0)) == 10
+    assert cost.seconds(chip, 1000, Traffic(200, 0)) == 20
+    assert cost.seconds(chip, 1000, Traffic(20, 30)) == 13
     sent = [Collective("all-reduce", 8, 3), Collective("collective-permute", 2, 5), Collective("all-gather", 16, 1)]
-    assert cost.seconds(chip, 1000, 20, sent) == 10 + 3 * 2 * 8 / 8 + 5 * 2 / 2 + 16 / 8
+    assert cost.seconds(chip, 1000, Traffic(20, 0), sent) == 10 + 3 * 2 * 8 / 8 + 5 * 2 / 2 + 16 / 8

@@ -94,7 +94,7 @@ def compile_ahead(config: Config, topology: str) -> tuple[Report, float]:
         )
         program = Program(compiled.as_text() or "")
         parts = program.collectives()
-        seconds = cost.seconds(chip, work, program.memory_bytes(), parts)
+        seconds = cost.seconds(chip, work, program.traffic(), parts)
     rest = max(needed - sum(hbm.values()), 0)
     hbm["activations"] = min(activation_bytes(trainer), rest)
     hbm["temp"] = rest - hbm["activations"]

@@ -1,17 +1,18 @@
 """How long a step takes, by what it computes and moves over what a chip can: a roofline estimate, and the published rates of TPUs.
 
-    seconds = max(FLOPs / peak, bytes of main memory / memory bandwidth) + collective seconds
+    seconds = max(FLOPs / peak, bytes beside / memory bandwidth) + bytes alone / memory bandwidth + collective seconds
 
 FLOPs are those of one chip (flops.py, an even share of the mesh's), bytes and collectives those of its compiled program (hlo.py). A
 collective takes traffic / rate: an all-reduce sends its bytes twice, every other kind once; a collective-permute sends over one link of the
-chip, the others over all of them. Overlap is assumed within the first term (memory is read while the matrix unit works) and none for
-collectives: their time is added in full. Units run at their peak: what a program reaches of it is not in the estimate.
+chip, the others over all of them. Overlap is assumed within the first term: what a matrix product reads and writes, and what is fetched
+ahead, moves while the matrix unit works. All else, and every collective, is added in full: a chip runs one instruction after the other.
+Units run at their peak: what a program reaches of it is not in the estimate.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
-from bacl_jax.train.hlo import Collective
+from bacl_jax.train.hlo import Collective, Traffic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +34,10 @@ CHIPS = {  # https://cloud.google.com/tpu/docs/ v4, v5e, v5p, v6e: "key chip spe
 }
 
 
-def seconds(chip: Chip, flops: float, memory_bytes: float, collectives: Sequence[Collective] = ()) -> float:
-    """Estimated time of a step, by the formula above; flops and bytes are those of one chip."""
-    return max(flops / chip.flops, memory_bytes / chip.bandwidth) + sum(collective_seconds(chip, one) for one in collectives)
+def seconds(chip: Chip, flops: float, traffic: Traffic, collectives: Sequence[Collective] = ()) -> float:
+    """Estimated time of a step, by the formula above; FLOPs and bytes are those of one chip."""
+    computed = max(flops / chip.flops, traffic.beside / chip.bandwidth)
+    return computed + traffic.alone / chip.bandwidth + sum(collective_seconds(chip, one) for one in collectives)
 
 
 def collective_seconds(chip: Chip, one: Collective) -> float:

@@ -10,6 +10,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all", "collective-broadcast")
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id", "iota", "opt-barrier"}
@@ -26,6 +27,13 @@ class Collective:
     kind: str
     bytes: int
     count: int
+
+
+class Traffic(NamedTuple):
+    """Bytes that a program moves to and from main memory in a step."""
+
+    beside: int  # by matrix products and convolutions, and by fetches ahead of use: while the matrix unit works
+    alone: int  # by everything else, which runs when its turn comes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +111,24 @@ class Program:
         every = (one for inside in self.computations.values() for one in inside.values() if one.opcode == "fusion")
         return {name for one in every for name in one.called["calls"]}
 
-    def memory_bytes(self) -> int:
+    def traffic(self) -> Traffic:
         """Bytes read from and written to main memory: of each fusion and each instruction outside of one its operands and results."""
-        return sum(times * self._moved(computation, one) for computation, one, times in self._running(self.entry, 1))
+        beside = alone = 0
+        for computation, one, times in self._running(self.entry, 1):
+            moved = times * self._moved(computation, one)
+            if one.opcode.endswith("-start") or self._multiplies(one):
+                beside += moved
+            else:
+                alone += moved
+        return Traffic(beside, alone)
+
+    def _multiplies(self, one: Instruction) -> bool:
+        """Whether an instruction is a matrix product or a convolution, or a fusion around one."""
+        if one.opcode == "fusion":
+            return any(self._multiplies(inner) for inner in self.computations[one.called["calls"][0]].values())
+        return one.opcode in ("dot", "convolution") or (
+            one.opcode == "custom-call" and re.search(r"matmul|gemm|dot|conv", one.rest) is not None
+        )
 
     def _running(self, computation: str, times: int, fused: bool = False) -> Iterator[tuple[str, Instruction, int]]:
         """(computation, instruction, times it runs); of a conditional every branch. fused: with those inside fusions."""
