@@ -58,18 +58,18 @@ def timed(call: Callable[[], Any], calls: int) -> dict[str, Any]:
 def serve(prepare: Prepare) -> None:
     """Answers until the input ends; called when all modules are imported.
 
-    Memory: over_import_mib, the peak less what the process has now; over_inputs_mib, the peak of the calls after the first two, less what
-    the process has before them.
+    Memory: over_import_mib, the peak less what the process has now; over_inputs_mib, the peak of the calls, the first among them, less what
+    it has before them, when inputs and compiled program are there.
     """
     answers, sys.stdout = sys.stdout, sys.stderr
     say = lambda **fields: print(json.dumps(fields), file=answers, flush=True)  # noqa: E731
     imported = resident_mib()
     call, figures = prepare()
-    for _ in range(2):  # compiles, and fills what is allocated once
-        call()
     highest, ready = resident_mib(peak=True), resident_mib()
     forget_peak()
-    say(ready=True, **figures)
+    for _ in range(2):  # fills what is allocated once
+        call()
+    say(**figures)
     for line in sys.stdin:
         say(**timed(call, int(line)))
     last = resident_mib(peak=True)

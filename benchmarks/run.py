@@ -85,6 +85,8 @@ def result(row: Row, ours: Any, peer: Any) -> dict[str, Any]:
         "peer_mib": rounded(memory[1]),
         "memory_ratio": ratio(memory[0], memory[1]),
         "peer": row.peer_name,
+        "ours_figures": ours.figures,
+        "peer_figures": peer.figures,
         "ours_cpu_ms": round(ours.milliseconds("cpu_ms"), 2),
         "peer_cpu_ms": round(peer.milliseconds("cpu_ms"), 2),
     }

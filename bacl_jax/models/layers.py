@@ -27,6 +27,13 @@ def by_rows(x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
+class Linear(nnx.Linear):
+    """nnx.Linear of rows: its gradient sums over one dimension, which XLA's CPU compiler does in half the time of two."""
+
+    def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... Out"]:
+        return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], self.out_features)
+
+
 class Attention(nnx.Module):
     """Multi-head attention of queries [B, Q, C] over keys [B, N, Ck]; returns [B, Q, C] and, if asked, the weights [B, H, Q, N].
 
@@ -40,10 +47,10 @@ class Attention(nnx.Module):
         init = nnx.initializers.xavier_uniform()
         kw = key_width or width
         self.heads = heads
-        self.query = nnx.Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.key = nnx.Linear(kw, width, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.value = nnx.Linear(kw, width, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.query = Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.key = Linear(kw, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.value = Linear(kw, width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.out = Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "B Q C"], keys: Float[Array, "B N Ck"], mask: Bool[Array, "B N"] | None = None, *, weights: bool = False
@@ -73,8 +80,8 @@ class MLP(nnx.Module):
 
     def __init__(self, width: int, hidden: int, *, out: int | None = None, dtype, rngs: nnx.Rngs):
         init = nnx.initializers.xavier_uniform()
-        self.up = nnx.Linear(width, hidden, kernel_init=init, dtype=dtype, rngs=rngs)
-        self.down = nnx.Linear(hidden, out or width, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.up = Linear(width, hidden, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.down = Linear(hidden, out or width, kernel_init=init, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... Out"]:
         return self.down(jax.nn.gelu(self.up(x)))
