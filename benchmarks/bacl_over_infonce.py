@@ -12,11 +12,10 @@ import json
 from typing import Any
 
 import jax
-import numpy as np
 from absl import app
 
-from bacl_jax.config import BNSConfig, CLAConfig, Config, from_config_dict
-from bacl_jax.mesh import AXES
+from bacl_jax.config import BNSConfig, CLAConfig, Config, MeshConfig, from_config_dict
+from bacl_jax.mesh import make_mesh
 from bacl_jax.train import flops
 from bacl_jax.train.ahead import abstract_batch
 from bacl_jax.train.step import build
@@ -61,7 +60,7 @@ def row(name: str, config: Config, peer: Config, frozen: bool) -> dict[str, Any]
 @functools.cache
 def step_flops(config: Config, frozen: bool) -> float:
     """FLOPs of one step over all devices."""
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), AXES)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     trainer = build(config, config.data.vocab_size, mesh)
     state, batch = trainer.abstract_state(), abstract_batch(config, mesh)
     if not frozen:

@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from bacl_jax.config import Config, DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, TextConfig, TrainConfig, VisionConfig
-from bacl_jax.mesh import AXES, to_global
+from bacl_jax.mesh import make_mesh, to_global
 from bacl_jax.train import cost
 from bacl_jax.train import flops as counted
 from bacl_jax.train.ahead import abstract_batch
@@ -55,7 +55,7 @@ def random_batch() -> Any:
 
 
 def one_device() -> jax.sharding.Mesh:
-    return jax.sharding.Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1, 1), AXES)
+    return make_mesh(CONFIG.mesh, jax.devices()[:1])
 
 
 def main(argv: list[str]) -> None:

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
 from bacl_jax.config import Config, from_config_dict
 from bacl_jax.mesh import make_mesh
+from bacl_jax.models import Model
+from bacl_jax.train import flops
 from bacl_jax.train.step import build
 from benchmarks.measure import MIB, timed
 from benchmarks.ours import random_batch
@@ -58,19 +61,15 @@ def config_of(tower: str, objective: str, batch: int) -> Config:
 def tower_flops(config: Config) -> float:
     """FLOPs of both towers for one pair, forward and backward (three times forward), matrix products alone.
 
-    A block of width C on N tokens: N (8 C^2 + 4 r C^2) for its weights, r the MLP's ratio, and 4 N^2 C for attention.
-    What BACL encodes again is not counted: MFU says how much of the chip the towers' own work gets.
+    What is made again or what BACL encodes again is not counted: MFU says how much of the chip the towers' own work gets.
     """
-    image, text = config.model.image, config.model.text
-    patches = (config.data.image_size // image.patch) ** 2
-
-    def blocks(tokens: int, width: int, depth: int, mlp_ratio: int) -> float:
-        return depth * (tokens * (8 + 4 * mlp_ratio) * width**2 + 4 * tokens**2 * width)
-
-    stem = 2 * patches * 3 * image.patch**2 * image.width
-    forward = stem + blocks(patches, image.width, image.depth, image.mlp_ratio)
-    forward += blocks(config.data.context_length, text.width, text.depth, text.mlp_ratio)
-    return 3 * forward
+    model, size, length = Model(config, config.data.vocab_size), config.data.image_size, config.data.context_length
+    shape = jax.ShapeDtypeStruct
+    image, ids, mask = shape((1, size, size, 3), jnp.uint8), shape((1, length), jnp.int32), shape((1, length), bool)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    return 3 * flops.count(
+        lambda *given: (model.encode_image(given[0], given[1]), model.encode_text(given[0], *given[2:])), params, image, ids, mask
+    )
 
 
 def measure(config: Config, mesh: jax.sharding.Mesh, *, vocabulary: int, warm_up: int = WARM_UP, calls: int = CALLS) -> dict[str, Any]:
@@ -90,7 +89,7 @@ def measure(config: Config, mesh: jax.sharding.Mesh, *, vocabulary: int, warm_up
     for _ in range(warm_up):
         step()
     ms = statistics.median(timed(step, calls)["wall_ms"])
-    peak = next((flops for name, flops in PEAK.items() if name in device.device_kind), None)
+    peak = next((rate for name, rate in PEAK.items() if name in device.device_kind), None)
     pairs = 1e3 * config.train.batch_size / ms
     memory = (device.memory_stats() or {}).get("peak_bytes_in_use")
     return {

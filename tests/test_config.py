@@ -184,6 +184,8 @@ def test_what_may_change_is_what_the_architecture_lists():
         "data.path",
         "data.threads",
         "data.prefetch",
+        "model.remat",
+        "model.scan_layers",
         "objective.contrast",
         "objective.tile",
         *(name for name in FIELDS if name.startswith(("mesh.", "eval."))),

@@ -11,7 +11,7 @@ import pytest
 from bacl_jax.config import MeshConfig
 from bacl_jax.mesh import make_mesh
 from bacl_jax.objective.shards import ONE_DEVICE, Shards
-from bacl_jax.objective.similarity import MASKED, Rows, positives, search
+from bacl_jax.objective.similarity import BLOCK, MASKED, Rows, better, positives, search
 
 A, N, D = 24, 200, 16
 
@@ -42,6 +42,31 @@ def test_finds_the_most_similar_valid_columns_that_are_no_positives(shape, tile)
     gaps = -np.diff(np.asarray(expected(*problem(), 10)[0]), axis=1)
     assert gaps.min() > 1e-6  # so that rounding does not change which are found
     chex.assert_trees_all_close(tuple(found), expected(*problem(), 9), rtol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 5, 9, 32])
+@pytest.mark.parametrize("kind", ["random", "ties", "rising", "one block", "a block each", "masked"])
+def test_a_cpu_that_looks_at_blocks_finds_what_a_whole_selection_finds(kind, k):
+    """The best so far and a tile of 1,024 columns, merged: the same values at the same columns, ties to the lower one."""
+    r = np.random.default_rng(k)
+    s = r.normal(size=(A, 64 * BLOCK)).astype(np.float32)
+    if kind == "ties":
+        s = np.round(s)
+    elif kind == "rising":
+        s = np.sort(s, axis=1)
+    elif kind == "one block":
+        s[:, 5 * BLOCK : 6 * BLOCK] += 10
+    elif kind == "a block each":
+        s[:, ::BLOCK] += 10
+    elif kind == "masked":
+        s[:, 3:] = MASKED
+    best = -np.sort(-r.normal(size=(A, k)).astype(np.float32), axis=1) - (0 if kind == "random" else 5)
+    column = r.integers(0, 100, (A, k)).astype(np.int32)
+    found, where = jax.jit(functools.partial(better, recall=1.0))(*map(jnp.asarray, (best, column, s, np.int32(100))))
+    value, order = jax.lax.top_k(jnp.concatenate([best, s], 1), k)
+    chex.assert_trees_all_equal(found, value)
+    every = np.concatenate([column, np.broadcast_to(100 + np.arange(s.shape[1]), s.shape)], 1)
+    np.testing.assert_array_equal(where, np.take_along_axis(every, np.asarray(order), 1))
 
 
 def test_where_there_are_fewer_the_rest_is_masked():

@@ -36,8 +36,8 @@ class CrossModal(nnx.Module):
         assert anchor.tokens is not None
         words = by_rows(self.text_in(text.tokens.astype(self.dtype)))
         context = by_rows(self.anchor_in(anchor.tokens.astype(self.dtype)))
-        x, weights = self.blocks[0](words, text.mask, context, anchor.mask)
-        for block in self.blocks[1:]:
+        x, weights = words, None
+        for block in self.blocks:
             x, weights = block(x, text.mask, context, anchor.mask)
         assert weights is not None
         agreement = l2_normalise(self.word(words)) * l2_normalise(self.found(self.norm(x)))
