@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from bacl_jax.config import CLAConfig, ConfigError, MeshConfig, OptimConfig
+from bacl_jax.config import CLAConfig, ConfigError, MeshConfig, OptimConfig, VisionConfig
 from bacl_jax.mesh import make_mesh, to_global
 from bacl_jax.train.step import build
 
@@ -118,6 +118,19 @@ def test_other_objectives_run(change):
     state, metrics = t.step(t.init(0), to_global(t.mesh, tiny.batch(0)))
     assert np.isfinite(float(metrics["loss"]))
     assert int(state.skipped) == 0
+
+
+def test_a_step_that_makes_blocks_again_needs_less_memory():
+    """On a CPU, without a scan, too (`compiler_options`)."""
+    temp = {}
+    for remat in ("none", "dots", "full"):
+        image = VisionConfig(kind="vit", width=32, depth=6, heads=2, patch=4)
+        model = dataclasses.replace(tiny.config().model, image=image, remat=remat)
+        trainer = build(dataclasses.replace(tiny.config(), model=model), tiny.VOCABULARY, tiny.one_device())
+        batch = to_global(trainer.mesh, tiny.batch(0))
+        compiled = trainer.step.lower(trainer.abstract_state(), batch).compile()
+        temp[remat] = compiled.memory_analysis().temp_size_in_bytes
+    assert temp["full"] < temp["dots"] < temp["none"], temp
 
 
 def test_average_follows_the_parameters():

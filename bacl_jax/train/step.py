@@ -38,7 +38,8 @@ class Trainer:
         self.attend = jax.jit(self.model.attend)
         self._shapes = jax.eval_shape(self._init, jax.random.key(0))
         self.shardings = self._lay_out()
-        self.step = jax.jit(self._step, donate_argnums=0, out_shardings=(self.shardings, replicated(mesh)))
+        where = (self.shardings, replicated(mesh))
+        self.step = jax.jit(self._step, donate_argnums=0, out_shardings=where, compiler_options=compiler_options(config, mesh))
         self.partner_lists = jax.jit(self._partner_lists)
 
     def init(self, seed: int) -> TrainState:
@@ -169,6 +170,12 @@ class Trainer:
 def build(config: Config, vocab_size: int, mesh: Mesh) -> Trainer:
     """The trainer of a config; compiles nothing yet."""
     return Trainer(config, vocab_size, mesh)
+
+
+def compiler_options(config: Config, mesh: Mesh) -> dict[str, str] | None:
+    """On a CPU the compiler merges what is made again with what was made first, and so keeps it after all, unless it is told not to."""
+    again = config.model.remat != "none" and mesh.devices.flat[0].platform == "cpu"
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if again else None
 
 
 def encode(model: Model, params: dict[str, Any], batch: Batch, shards: Shards = ONE_DEVICE) -> Pairs:
