@@ -21,7 +21,8 @@ def count(function: Callable[..., Any], *arguments: Any) -> float:
 
     ValueError where the number of turns of a loop that multiplies matrices is not in the program.
     """
-    closed = jax.make_jaxpr(function)(*arguments)
+    jitted: Any = function if hasattr(function, "trace") else jax.jit(function)  # make_jaxpr takes no function with compiler options
+    closed = jitted.trace(*arguments).jaxpr
     used, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     return of_jaxpr(used)
 
