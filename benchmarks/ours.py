@@ -71,7 +71,7 @@ def step(config: Config, vocabulary: int = VOCABULARY) -> tuple[Callable[[], Any
     state, batch = trainer.init(0), random_batch(config, vocabulary)
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     compiled = trainer.step.lower(state, batch).compile()
-    return_freed_memory()  # as the training loop does after its first step
+    return_freed_memory()  # as the training loop does
     temp = compiled.memory_analysis().temp_size_in_bytes / MIB
     box = [state]
 

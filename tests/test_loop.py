@@ -17,6 +17,16 @@ from bacl_jax.train.loop import Loop
 from bacl_jax.train.metrics import NonFiniteError
 
 
+class Watched:
+    """A jitted function that is called through another one."""
+
+    def __init__(self, jitted, call):
+        self.lower, self.call = jitted.lower, call
+
+    def __call__(self, *arguments):
+        return self.call(*arguments)
+
+
 class StopAt(Preemption):
     """A preemption that comes after a given step."""
 
@@ -100,7 +110,7 @@ def test_what_was_logged_after_the_checkpoint_is_cut(tmp_path):
                     raise Killed
                 return step(state, batch)
 
-            self.step = counted
+            self.step = Watched(step, counted)
 
     with pytest.raises(Killed):
         run(tmp_path / "parts", config, trainer=Dies())
@@ -142,7 +152,7 @@ def test_order_of_the_loop(tmp_path, monkeypatch):
         events.append(f"step {int(state.step) + 1}")
         return step(state, batch)
 
-    trainer.step = counted
+    trainer.step = Watched(step, counted)
     save = Checkpoints.save
     monkeypatch.setattr(
         Checkpoints,

@@ -55,6 +55,7 @@ class FakeTrainer:
         self.mesh = make_mesh(MeshConfig())
         self.ema, self.poison = ema, poison
         self.step = jax.jit(self._step, donate_argnums=0)
+        self.partner_lists = jax.jit(self._partner_lists)
         self._jitted_init = jax.jit(self._init, out_shardings=replicated(self.mesh))
 
     def init(self, seed: int) -> TrainState:
@@ -98,7 +99,7 @@ class FakeTrainer:
         )
         return new, {"loss": jnp.where(bad, jnp.nan, change), "nonfinite": nonfinite.astype(jnp.float32), "lr": jnp.float32(0.1)}
 
-    def partner_lists(self, state: TrainState) -> tuple[jax.Array, jax.Array]:
+    def _partner_lists(self, state: TrainState) -> tuple[jax.Array, jax.Array]:
         spread = (jnp.abs(state.params["towers"]["w"]) * 1000).astype(jnp.int32) % ROWS
         return state.bank.index, spread
 

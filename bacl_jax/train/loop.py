@@ -135,9 +135,8 @@ class Loop:
             batch = to_global(self.trainer.mesh, batch)
             if step == start:
                 compile_together("the step", self.trainer.step, state, batch)
-            state, metrics = self.trainer.step(state, batch)
-            if step == start:
                 return_freed_memory()
+            state, metrics = self.trainer.step(state, batch)
             step += 1
             log.push(step, metrics)
 

@@ -18,12 +18,12 @@ def wait_for_all(what: str) -> None:
 
 
 def compile_together(what: str, jitted: Any, *arguments: Any) -> None:
-    """Compiles a jitted function in every process before any of them calls it.
+    """Compiles a jitted function in every process before any of them calls it. The call finds it compiled.
 
     Who is done first would wait for the others inside the first collective, and gloo gives up on a new group of devices after 30 s.
     """
+    jitted.lower(*arguments).compile()
     if jax.process_count() > 1:
-        jitted.lower(*arguments).compile()
         wait_for_all(what)
 
 
