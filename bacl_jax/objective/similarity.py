@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -62,24 +63,35 @@ def better(best: Array, column: Array, s: Array, first: Array, *, recall: float)
     def in_blocks(s: Array) -> tuple[Array, Array]:
         """As `exact`, which is slow on a CPU: only blocks of columns whose largest s beats the k-th best are looked at.
 
-        They are the blocks of the largest maxima, and in later tiles few; as many are taken as the row with the most of them needs.
+        In later tiles they are few. As many blocks are taken as the row with the most of them needs, and at most k: those of the
+        largest maxima. They stay in the order of the columns, so that ties go to the lower one.
         """
         blocks = s.reshape(s.shape[0], -1, BLOCK)
         highest = blocks.max(2)
-        needed = (highest > best[:, -1:]).sum(1).max()
+        wanted = jnp.cumsum(highest > best[:, -1:], 1)  # blocks that a row wants, up to each
 
-        def among(count: int) -> tuple[Array, Array]:
-            block = jnp.sort(jax.lax.top_k(highest, count)[1], 1)  # in the order of the columns, so that ties go to the lower one
-            found = jnp.take_along_axis(blocks, block[:, :, None], 1)
+        def look(block: Array) -> tuple[Array, Array]:
+            found = jnp.take_along_axis(blocks, block[:, :, None], 1, mode="fill", fill_value=MASKED)
             place = BLOCK * block[:, :, None] + jnp.arange(BLOCK)[None, None]
             return merge(found.reshape(s.shape[0], -1), place.reshape(s.shape[0], -1))
 
-        counts = [count for count in (4, 8, 16) if count < k] + [k]
-        step = sum(((needed > count).astype(jnp.int32) for count in counts[:-1]), jnp.int32(0))
-        return jax.lax.switch(step, [functools.partial(among, count) for count in counts])
+        def first_wanted(count: int) -> tuple[Array, Array]:
+            return look((wanted[:, :, None] <= jnp.arange(count)[None, None]).sum(1))  # past the last block where a row wants fewer
+
+        def largest() -> tuple[Array, Array]:
+            return look(jnp.sort(jax.lax.top_k(highest, k)[1], 1))
+
+        counts = [count for count in (4, 8, 16) if count < k]
+        step = sum((wanted[:, -1].max() > count).astype(jnp.int32) for count in counts)
+        return jax.lax.switch(step, [*(functools.partial(first_wanted, count) for count in counts), largest])
 
     cpu = in_blocks if t % BLOCK == 0 and t // BLOCK > k else exact
     return jax.lax.platform_dependent(s, cpu=cpu, tpu=exact if recall == 1.0 else approximate, default=exact)
+
+
+def with_ids(rows: Rows, turn: Callable[[Array], Array]) -> Rows:
+    """The ids turned: one word of all rows side by side, [2, t], is compared at three times the speed of [t, 2] on a CPU."""
+    return dataclasses.replace(rows, caption_id=turn(rows.caption_id), anchor_id=turn(rows.anchor_id))
 
 
 class Found(NamedTuple):
@@ -113,7 +125,7 @@ def search(
 
     def meet(query: Rows, asked: Array, found: Found, columns: Rows, first: Array) -> Found:
         """Some queries and one tile of columns, which are numbered from `first`."""
-        t = columns.valid.shape[0]
+        columns, t = with_ids(columns, jnp.transpose), columns.valid.shape[0]
         allowed = ~positives(query, columns) & columns.valid[None]
         s = jax.lax.optimization_barrier(jnp.where(allowed, cosine(query.x, columns.x), MASKED))  # masked once, though read twice
         at = asked - first
@@ -124,14 +136,15 @@ def search(
         a, b = query.valid.shape[0], columns.valid.shape[0]
         rows, t = min(a, max(shards.tile // 4, 1)), min(b, 2 * shards.tile)  # wide tiles: fewer selections
         start = jax.lax.axis_index(shards.axes) * b if shards.axes else 0
-        pieces = cut(padded(columns, t), t), start + jnp.arange(0, b, t)
+        pieces = with_ids(cut(padded(columns, t), t), lambda ids: ids.swapaxes(1, 2)), start + jnp.arange(0, b, t)
 
         def visit(_: Any, block: tuple, found: Found, owner: Array) -> tuple[Any, Found]:
-            def one(item: tuple) -> Found:
-                (query, asked), found = item
-                return jax.lax.scan(lambda found, piece: (meet(query, asked, found, *piece), None), found, pieces)[0]
+            block, found = cut(padded((block, found), rows), rows)
 
-            seen = whole(jax.lax.map(one, cut(padded((block, found), rows), rows)))
+            def one(found: Found, piece: tuple) -> tuple[Found, None]:
+                return jax.lax.map(lambda item: meet(*item[0], item[1], *piece), (block, found)), None
+
+            seen = whole(jax.lax.scan(one, found, pieces)[0])
             return (), jax.tree.map(lambda x: x[:a], seen)
 
         nothing = Found(jnp.full((a, k), MASKED), jnp.zeros((a, k), jnp.int32), jnp.full(asked.shape, MASKED))
