@@ -28,7 +28,8 @@ class Rows:
 
 def same_id(a: UInt32[Array, "A 2"], b: UInt32[Array, "N 2"]) -> Bool[Array, "A N"]:
     """True where two 64-bit ids are equal."""
-    return ((a[:, None, 0] ^ b[None, :, 0]) | (a[:, None, 1] ^ b[None, :, 1])) == 0
+    low, high = jax.lax.optimization_barrier((b[:, 0], b[:, 1]))  # one word of all rows side by side: a CPU compares them faster
+    return ((a[:, :1] ^ low[None]) | (a[:, 1:] ^ high[None])) == 0
 
 
 def positives(rows: Any, columns: Any) -> Bool[Array, "A N"]:
