@@ -75,7 +75,6 @@ ROWS = (
         "ours, whole batch",
         Side("ours", "train_step", {**WHOLE, "micro_batches": 4, "model": {}}),
         Side("ours", "train_step", {**WHOLE, "model": {}}),
-        calls=1,
     ),
     Row(
         "bacl_over_infonce",

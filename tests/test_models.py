@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax import nnx
 
 from bacl_jax.models import Model
+from bacl_jax.models.vision import Patches
 
 BATCH = jax.tree.map(jnp.asarray, tiny.batch())
 IMAGES, TEXT = BATCH.inputs["image"].values, BATCH.inputs["text"]
@@ -32,6 +34,17 @@ def test_image_towers(kind):
     grads = jax.jit(jax.grad(lambda p: (m.encode_image(p, IMAGES).pooled[:, 0] * jnp.arange(16)).sum()))(params)
     used = {name for name, g in grads["towers"]["image"].items() if max(float(jnp.abs(x).max()) for x in jax.tree.leaves(g)) > 0}
     assert {"stem", "head", "norm"} <= used
+
+
+def test_patches_are_a_convolution_written_as_one_product():
+    stem = Patches(3, 8, (4, 4), strides=4, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    stem.bias[...] = jnp.arange(8.0)
+    images = jax.random.normal(jax.random.key(0), (5, 12, 12, 3))
+    expected = nnx.Conv.__call__(stem, images).reshape(5, 9, 8)
+    chex.assert_trees_all_close(stem(images), expected, rtol=1e-5, atol=1e-5)
+    m = model("vit")
+    step = jax.jit(jax.grad(lambda p: m.encode_image(p, IMAGES).pooled.sum())).trace(jax.eval_shape(m.init, jax.random.key(0)))
+    assert "conv_general_dilated" not in str(step.jaxpr)
 
 
 def deep(**changes):

@@ -61,6 +61,20 @@ class ConvTower(nnx.Module):
         return Features(pooled=l2_normalise(self.head(pooled)), tokens=tokens.reshape(x.shape[0], -1, x.shape[-1]))
 
 
+class Patches(nnx.Conv):
+    """nnx.Conv of patches that do not overlap, as one matrix product of rows: [B, S, S, 3] to [B, P, C].
+
+    Its gradient too is one then; as a convolution it takes a CPU a third of a small transformer's whole step.
+    """
+
+    def __call__(self, images: Float[Array, "B S S 3"]) -> Float[Array, "B P C"]:
+        (batch, size, _, colours), (p, *_), width = images.shape, self.kernel_size, self.out_features
+        patches = images.reshape(batch, size // p, p, size // p, p, colours).swapaxes(2, 3).reshape(-1, p * p * colours)
+        assert self.bias is not None
+        kernel, bias = (x[...].reshape(-1, width).astype(patches.dtype) for x in (self.kernel, self.bias))
+        return (patches @ kernel + bias).reshape(batch, -1, width)
+
+
 class ViT(nnx.Module):
     """Vision transformer with learned positions and mean pooling (arXiv 2010.11929, 2205.01580)."""
 
@@ -69,7 +83,7 @@ class ViT(nnx.Module):
         c, p = config.width, config.patch
         self.grid = image_size // p
         self.dtype = dtype
-        self.stem = nnx.Conv(3, c, (p, p), strides=p, dtype=dtype, rngs=rngs)
+        self.stem = Patches(3, c, (p, p), strides=p, dtype=dtype, rngs=rngs)
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (self.grid**2, c)))
         self.blocks = nnx.List([Block(c, config.heads, config.mlp_ratio, dtype=dtype, rngs=rngs) for _ in range(config.depth)])
         self.norm = nnx.LayerNorm(c, dtype=dtype, rngs=rngs)
@@ -77,7 +91,6 @@ class ViT(nnx.Module):
 
     def __call__(self, images: UInt8[Array, "B S S 3"]) -> Features:
         x = self.stem(normalise(images, self.dtype))
-        x = x.reshape(x.shape[0], -1, x.shape[-1])
         x = x + self.positions.astype(x.dtype)[None]
         x = self.norm(run_blocks(self.blocks, x, None, self.model))
         return Features(pooled=l2_normalise(self.head(pool(x))), tokens=x)

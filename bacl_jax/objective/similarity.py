@@ -142,8 +142,8 @@ def search(
         def visit(_: Any, block: tuple, found: Found, owner: Array) -> tuple[Any, Found]:
             block, found = cut(padded((block, found), rows), rows)
 
-            def one(found: Found, piece: tuple) -> tuple[Found, None]:
-                return jax.lax.map(lambda item: meet(*item[0], item[1], *piece), (block, found)), None
+            def one(found: Found, piece: tuple[Rows, Array]) -> tuple[Found, None]:
+                return jax.lax.map(lambda item: meet(item[0][0], item[0][1], item[1], *piece), (block, found)), None
 
             seen = whole(jax.lax.scan(one, found, pieces)[0])
             return (), jax.tree.map(lambda x: x[:a], seen)
