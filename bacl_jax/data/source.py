@@ -18,11 +18,11 @@ SPLITS = ("validation", "test")
 
 
 class DataError(ValueError):
-    """Data that cannot be used. The message names the place, what was found and what to change; `kind` is a short name for counting."""
+    """Data that cannot be used. The message names the place, what was found and what to change; `kind` and `shard` (a file) count it."""
 
-    def __init__(self, message: str, *, kind: str = "data"):
+    def __init__(self, message: str, *, kind: str = "data", shard: str = ""):
         super().__init__(message)
-        self.kind = kind
+        self.kind, self.shard = kind, shard
 
 
 OnSkip = Callable[[DataError], None]  # called once for each row that is left out under data.on_error = "skip"
