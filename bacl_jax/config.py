@@ -59,7 +59,10 @@ class DataConfig:
     caption_column: str = "caption"  # manifest
     id_column: str | None = None  # manifest: key of the anchor; None: the image path
     split_column: str | None = None  # manifest: values train, validation, test; None: every row is train
-    on_error: Literal["raise", "skip"] = "raise"  # bad rows stop the start-up, or are counted and logged
+    validation_rows: NonNegative = 0  # sources without a split of their own: rows kept out of training, drawn by holdout_seed
+    test_rows: NonNegative = 0  # the same for the test
+    on_error: Literal["raise", "skip"] = "raise"  # bad rows stop the run, or are counted, logged and, while training, replaced
+    max_error_share: Share = 0.01  # on_error = skip: a larger share of bad rows among those read stops the run
     max_pixels: Positive = 89_478_485  # a larger image is refused as a decompression bomb
     image_size: Positive = 32  # pixels a side
     tokenizer: Literal["word", "bpe"] = "word"

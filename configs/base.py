@@ -37,7 +37,10 @@ def data() -> ConfigDict:
     data.caption_column = "caption"  # manifest: column of the caption
     data.id_column = optional(None)  # manifest: column of the anchor's key; None: the image path is the key
     data.split_column = optional(None)  # manifest: column of train, validation, test; None: every row is train
-    data.on_error = "raise"  # bad rows stop the start-up (raise), or are left out, counted and logged (skip)
+    data.validation_rows = 0  # sources without splits of their own: rows kept out of training for tuning, drawn by holdout_seed
+    data.test_rows = 0  # the same for the reported table
+    data.on_error = "raise"  # bad rows stop the run (raise), or are left out, counted, logged and, while training, replaced (skip)
+    data.max_error_share = 0.01  # on_error = skip: a larger share of bad rows among those read stops the run
     data.max_pixels = 89_478_485  # pixels; a larger image is refused as a decompression bomb
     data.image_size = 32  # pixels a side that the model sees
     data.tokenizer = "word"  # word: one token a word; bpe: byte pairs

@@ -11,6 +11,7 @@ import jax
 
 from bacl_jax import data, partition, schedules
 from bacl_jax.config import Config, ConfigError, sha256
+from bacl_jax.data.faults import Faults
 from bacl_jax.data.order import PartnerLists
 from bacl_jax.data.source import DataSet
 from bacl_jax.data.tokenizer import Tokenizer
@@ -36,6 +37,7 @@ class Run:
     dataset: DataSet
     tokenizer: Tokenizer
     trainer: Trainer
+    faults: Faults | None = None
 
     def loop(self, checkpoints: Checkpoints) -> Loop:
         """The training loop over this run's data, evaluated on eval.split where the data has rows there."""
@@ -67,6 +69,7 @@ class Run:
             partners=partners if bns.draws_partners else None,
             partner_share=functools.partial(schedules.partner_share, steps=config.train.steps, config=bns),
             shard=process_blocks(self.trainer.mesh),
+            faults=self.faults,
         )
 
     def evaluate(self, state: TrainState, step: int) -> Mapping[str, float]:
@@ -145,11 +148,13 @@ def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
     if checkpoints.steps():
         tokenizer = Tokenizer.from_json(checkpoints.read_json("tokenizer"))
     else:
-        tokenizer = Tokenizer.train([dataset.captions[i] for i in dataset.train_caption], config.data)
+        tokenizer = Tokenizer.train(dataset.training_captions(), config.data)
     if cut := tokenizer.too_long(dataset.captions):
         print(f"{cut:,} of {len(dataset.captions):,} captions are cut to data.context_length = {tokenizer.context_length} tokens")
     trainer = build(config, tokenizer.vocab_size, mesh)
     if mesh.size > 1:
         sizes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
         print(f"mesh {sizes}: {partition.summary(trainer.abstract_state().params, config.mesh)}")
-    return Run(config, dataset, tokenizer, trainer)
+    process = f".{jax.process_index()}" if jax.process_count() > 1 else ""
+    faults = Faults(config.data.max_error_share, checkpoints.workdir / f"data_errors{process}.jsonl")
+    return Run(config, dataset, tokenizer, trainer, faults)

@@ -11,15 +11,17 @@ from jaxtyping import UInt8
 
 from bacl_jax.config import Config, ConfigError, DataConfig
 from bacl_jax.data import order, transforms
-from bacl_jax.data.source import DataSet, Source, hash_ids
+from bacl_jax.data.faults import Faults
+from bacl_jax.data.source import DataError, DataSet, Example, Source, hash_ids
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.types import Batch, Tokens
 
 _LAST_STEP = 2**31 - 1
+_ATTEMPTS = 16  # rows tried for one place of a batch
 
 
 class BatchBuilder:
-    """step -> this host's rows of the batch. Thread safe; the captions are tokenised once, here."""
+    """step -> this host's rows of the batch. Thread safe. With data.on_error = "skip" a row that cannot be read is replaced by another."""
 
     def __init__(
         self,
@@ -30,11 +32,11 @@ class BatchBuilder:
         partners: order.PartnerLists | None,
         partner_share: Callable[[int], float],
         shard: tuple[Sequence[int], int],
+        faults: Faults | None = None,
     ):
-        self._dataset, self._config = dataset, config
+        self._dataset, self._tokenizer, self._config = dataset, tokenizer, config
         self._partners, self._partner_share = partners, partner_share
-        self._ids, self._mask = tokenizer.encode(dataset.captions)
-        self._caption_ids = hash_ids(dataset.captions)
+        self._faults = faults or Faults(config.data.max_error_share)
         held, blocks = shard
         batch_size = config.train.batch_size
         if batch_size % blocks:
@@ -50,23 +52,41 @@ class BatchBuilder:
             return rows
         return order.with_partners(rows, current.partners, self._partner_share(step), config.seed, step)
 
+    def _read(self, step: int, position: int, row: int) -> tuple[int, Example]:
+        """The example at a position of the global batch, and its row: another one's where that row cannot be read and may be skipped."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return row, self._dataset.train[row]
+            except DataError as error:
+                if self._config.data.on_error == "raise":
+                    raise
+                self._faults.add(error, step=step, position=position, row=row)
+                row = order.replacement(self._config.seed, step, position, attempt, len(self._dataset.train))
+        raise DataError(
+            f"step {step}: {_ATTEMPTS} rows drawn one after the other cannot be read: the data cannot be reached", kind="remote"
+        )
+
     def __call__(self, step: int) -> tuple[int, Batch]:
         step = int(step)
         data = self._config.data
         rows = self.rows(step)[self._held]
         augment = transforms.augmentation(self._config.seed, step, self._config.train.batch_size, data)[self._held]
+        choice = order.generator(self._config.seed, step, order.CAPTION).random(self._config.train.batch_size)[self._held]
         images = np.empty((len(rows), data.image_size, data.image_size, 3), np.uint8)
-        anchor_keys = []
-        for i, (row, (scale, x, y, flip)) in enumerate(zip(rows.tolist(), augment.tolist(), strict=True)):
-            example = self._dataset.train[row]
+        captions, anchor_keys = [], []
+        self._faults.asked(len(rows))
+        for i, (position, (scale, x, y, flip)) in enumerate(zip(self._held.tolist(), augment.tolist(), strict=True)):
+            rows[i], example = self._read(step, position, int(rows[i]))
             images[i] = transforms.crop(example.image, data.image_size, scale=scale, shift=(x, y), flip=flip > 0)
+            among = (example.caption, *example.others)
+            captions.append(among[int(choice[i] * len(among))])
             anchor_keys.append(example.anchor_key)
-        captions = self._dataset.train_caption[rows]
+        ids, mask = self._tokenizer.encode(captions)
         present = np.ones(len(rows), bool)
         return step, Batch(
-            inputs={"image": Tokens(values=images), "text": Tokens(values=self._ids[captions], mask=self._mask[captions])},
+            inputs={"image": Tokens(values=images), "text": Tokens(values=ids, mask=mask)},
             present={"image": present, "text": present},
-            caption_id=self._caption_ids[captions],
+            caption_id=hash_ids(captions),
             anchor_id=hash_ids(anchor_keys),
             index=rows.astype(np.int32),
         )
@@ -81,12 +101,14 @@ def batches(
     partners: order.PartnerLists | None = None,
     partner_share: Callable[[int], float] = lambda step: 0.0,
     shard: tuple[Sequence[int], int] = ((0,), 1),
+    faults: Faults | None = None,
 ) -> Iterator[tuple[int, Batch]]:
     """Endless (step, batch) from `start_step` on, read ahead by `data.prefetch` batches in `data.threads` threads.
 
     The batch holds numpy arrays: this host's rows, in global order. `Batch.index` is the row of
     `dataset.train`. `partner_share` maps a step to the share of rows that partners replace.
     shard: (which, of how many) equal blocks of the batch are this host's. The blocks, one after the other, are the batch.
+    faults: counts rows that cannot be read. Under data.on_error = "skip" each is replaced by one that (seed, step, its place) draw.
     Raises ConfigError if a partner list could come too late (objective.bns.list_delay) or the hosts do not divide the batch.
     """
     data, delay = config.data, config.objective.bns.list_delay
@@ -95,7 +117,15 @@ def batches(
             f"objective.bns.list_delay = {delay} must be more than data.prefetch + data.threads = {data.prefetch} + {data.threads}: "
             "a partner list has to be there before its first batch is read"
         )
-    build = BatchBuilder(dataset, tokenizer, config, partners=partners, partner_share=partner_share, shard=shard)
+    build = BatchBuilder(
+        dataset,
+        tokenizer,
+        config,
+        partners=partners,
+        partner_share=partner_share,
+        shard=shard,
+        faults=faults or Faults(data.max_error_share),
+    )
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
     return iter(grain.MapDataset.range(start_step, _LAST_STEP).map(build).to_iter_dataset(options))
 

@@ -5,12 +5,13 @@ Dimension legend: B rows of the global batch, n rows of the training source, k p
 
 import dataclasses
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 from grain.experimental import index_shuffle
 from jaxtyping import Int, Int32, Int64
 
-AUGMENTATION, PARTNER = 1, 2  # streams of `generator`
+AUGMENTATION, PARTNER, CAPTION, REPLACEMENT = 1, 2, 3, 4  # streams of `generator`
 _ROUNDS = 4  # of the block cipher behind index_shuffle; grain's own default
 _TABLE_BELOW = 2**14  # rows; index_shuffle walks a domain of at least 2^16, 10 ms a row for n = 2, where a table costs microseconds
 
@@ -35,11 +36,22 @@ def batch_rows(seed: int, step: int, batch_size: int, n: int) -> Int64[np.ndarra
 
 def _epoch_rows(seed: int, epoch: int, n: int, start: int, end: int) -> Int64[np.ndarray, " b"]:
     """Positions start ... end - 1 of one epoch's permutation of n rows."""
-    sequence = np.random.SeedSequence([seed, epoch])
+    return permuted([seed, epoch], n, range(start, end))
+
+
+def permuted(seed: Sequence[int], n: int, positions: range) -> Int64[np.ndarray, " b"]:
+    """What stands at some positions of the permutation of n rows that `seed` names; about 2 us a row, and no table for large n."""
+    sequence = np.random.SeedSequence(seed)
     if n < _TABLE_BELOW:
-        return np.random.Generator(np.random.Philox(sequence)).permutation(n)[start:end]
+        return np.random.Generator(np.random.Philox(sequence)).permutation(n)[positions.start : positions.stop]
     cipher_seed = int(sequence.generate_state(1)[0])
-    return np.array([index_shuffle(position, n - 1, cipher_seed, _ROUNDS) for position in range(start, end)], np.int64)
+    return np.array([index_shuffle(position, n - 1, cipher_seed, _ROUNDS) for position in positions], np.int64)
+
+
+def replacement(seed: int, step: int, position: int, attempt: int, n: int) -> int:
+    """The row that stands in for one that cannot be read, at a position of a step's global batch; drawn anew for each attempt."""
+    words = np.random.SeedSequence([seed, step, REPLACEMENT, position, attempt]).generate_state(1, np.uint64)
+    return int(words[0] % n)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,11 +35,13 @@ class Example:
     image:      uint8 [h, w, 3], any size.
     caption:    normalised (`normalise`).
     anchor_key: names the source image; rows with one key hold the same image.
+    others:     further captions of the same image, normalised; training draws one of them all.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
     caption: str
     anchor_key: str
+    others: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -78,7 +80,7 @@ class EvalSplit:
 class DataSet:
     """A training source and its hold-outs.
 
-    train_caption: row -> index into `captions`.
+    train_caption: row -> index into `captions`; None where rows are read only as they are needed: `captions` are then the hold-outs'.
     splits:        "validation" and "test", always both; a split nobody defined has zero rows.
     captions:      the distinct captions of all splits, normalised, sorted.
     half_true:     index over `captions`.
@@ -89,11 +91,16 @@ class DataSet:
     name: str
     description: str
     train: Source
-    train_caption: Int[np.ndarray, " n"]
+    train_caption: Int[np.ndarray, " n"] | None
     splits: dict[str, EvalSplit]
     captions: tuple[str, ...]
     half_true: HalfTrueIndex
     skipped: dict[str, int]
+
+    def training_captions(self) -> list[str]:
+        """What a tokenizer is trained on: the caption of each training row."""
+        assert self.train_caption is not None
+        return [self.captions[i] for i in self.train_caption]
 
 
 def normalise(caption: str) -> str:

@@ -3,8 +3,19 @@
 Dimension legend: n rows in all, of which validation and test are kept out of training.
 """
 
+import contextlib
 import dataclasses
+from collections import Counter
 from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from bacl_jax.config import ConfigError, DataConfig
+from bacl_jax.data import order, transforms
+from bacl_jax.data.halftrue import HalfTrueIndex
+from bacl_jax.data.source import DataError, DataSet, EvalSplit, Example, OnSkip, normalise
+
+_SAMPLE = 20_000  # rows whose captions a tokenizer is trained on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,11 +25,13 @@ class Record:
     image:    the encoded picture (JPEG, PNG, WebP, ...), whole and not looked at.
     captions: as stored, one or more.
     key:      names the source image: rows with one key hold the same picture.
+    shard:    the file that holds it.
     """
 
     image: bytes
     captions: tuple[str, ...]
     key: str
+    shard: str = ""
 
 
 @runtime_checkable
@@ -31,3 +44,123 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSource:
+    """Rows of `records` as examples, decoded when they are asked for.
+
+    seed None: the first `count` rows in their order. Else rows at the positions start ... start + count - 1 of the permutation of all
+    rows that the seed names, so that splits are drawn without a table.
+    """
+
+    records: Records
+    config: DataConfig
+    count: int
+    start: int = 0
+    seed: int | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def row(self, index: int) -> int:
+        """Number of the row in `records`."""
+        if self.seed is None:
+            return index
+        position = self.start + index
+        return int(order.permuted([self.seed], len(self.records), range(position, position + 1))[0])
+
+    def __getitem__(self, index: int) -> Example:
+        record = self.records[self.row(index)]
+        caption, *others = captions_of(record)
+        try:
+            image = transforms.decode(record.image, max_pixels=self.config.max_pixels, max_side=2 * self.config.image_size)
+        except DataError as error:
+            raise DataError(f"{record.key}: {error}", kind=error.kind, shard=record.shard) from error
+        return Example(image, caption, record.key, tuple(others))
+
+
+def captions_of(record: Record) -> list[str]:
+    """The record's captions, normalised. DataError where nothing that can be read is left of any."""
+    found = [caption for caption in map(normalise, record.captions) if any(c.isprintable() and c != " " for c in caption)]
+    if not found:
+        raise DataError(f"{record.key}: the caption is empty", kind="empty_caption", shard=record.shard)
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSet(DataSet):
+    """A data set over Records; `train_caption` is None."""
+
+    def training_captions(self) -> list[str]:
+        """Captions of 20,000 training rows, or of all where there are fewer. A row that cannot be read is left out here."""
+        assert isinstance(self.train, RecordSource)
+        found: list[str] = []
+        for index in np.linspace(0, len(self.train) - 1, min(_SAMPLE, len(self.train))).astype(np.int64).tolist():
+            with contextlib.suppress(DataError):
+                found.extend(captions_of(self.train.records[self.train.row(index)]))
+        return found
+
+
+def assemble(records: Records, config: DataConfig, *, name: str, on_skip: OnSkip | None = None) -> DataSet:
+    """The data set over `records`: data.validation_rows and data.test_rows of them, drawn by data.holdout_seed, are kept out of training.
+
+    Reads the held-out rows, and no other. Raises DataError for one that cannot be used; with data.on_error = "skip" it is left out,
+    counted in `DataSet.skipped` and passed to `on_skip`. ConfigError where no row is left for training.
+    """
+    n, held = len(records), {"validation": config.validation_rows, "test": config.test_rows}
+    count = n - sum(held.values())
+    if count < 1:
+        raise ConfigError(
+            f"data.validation_rows + data.test_rows = {sum(held.values())}: {name} has {n:,} rows in all, and one must be left to train on"
+        )
+    seed = config.holdout_seed if count < n else None
+    skipped: Counter[str] = Counter()
+    splits: dict[str, tuple[_Kept, list[str]]] = {}
+    start = count
+    for split, rows in held.items():
+        splits[split] = _read(RecordSource(records, config, rows, start, seed), config, skipped, on_skip)
+        start += rows
+    captions = tuple(sorted({caption for _, texts in splits.values() for caption in texts}))
+    position = {caption: i for i, caption in enumerate(captions)}
+    return RecordSet(
+        name=name,
+        description=f"{name}, {n:,} pairs (train {count:,}, validation {held['validation']:,}, test {held['test']:,})",
+        train=RecordSource(records, config, count, 0, seed),
+        train_caption=None,
+        splits={split: EvalSplit(kept, np.array([position[text] for text in texts], np.int64)) for split, (kept, texts) in splits.items()},
+        captions=captions,
+        half_true=HalfTrueIndex(captions),
+        skipped=dict(skipped),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """The rows of a source that could be read."""
+
+    source: RecordSource
+    rows: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[self.rows[index]]
+
+
+def _read(source: RecordSource, config: DataConfig, skipped: Counter[str], on_skip: OnSkip | None) -> tuple[_Kept, list[str]]:
+    """The held-out rows that can be read, and the first caption of each."""
+    rows, captions = [], []
+    for index in range(len(source)):
+        try:
+            captions.append(source[index].caption)
+        except DataError as error:
+            if config.on_error == "raise":
+                raise
+            skipped[error.kind] += 1
+            if on_skip is not None:
+                on_skip(error)
+            continue
+        rows.append(index)
+    return _Kept(source, tuple(rows)), captions

@@ -78,8 +78,8 @@ class Embeddings:
 
     @functools.cached_property
     def other_images(self) -> tuple[Float[np.ndarray, "n D"], Int[np.ndarray, " n"]]:
-        """Embeddings and caption indices of the images outside the split: train and the other splits."""
-        others = [(self.dataset.train, self.dataset.train_caption)]
+        """Embeddings and caption indices of the images outside the split: other splits, and train where its rows are known."""
+        others = [] if self.dataset.train_caption is None else [(self.dataset.train, self.dataset.train_caption)]
         others += [(part.source, part.caption) for name, part in sorted(self.dataset.splits.items()) if name != self.split]
         images = [self._encode(source) for source, _ in others if len(source)]
         captions = [np.asarray(caption, np.int64) for source, caption in others if len(source)]
