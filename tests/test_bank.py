@@ -63,3 +63,16 @@ def test_representative_is_the_last_valid_copy():
     valid = jnp.asarray([True, True, True, True, True, False])
     assert memory.representative(ids, valid).tolist() == [False, False, True, True, True, False]
     assert memory.representative(ids, jnp.zeros(6, bool)).tolist() == [False] * 6
+
+
+def test_of_a_caption_the_newest_copy_counts_wherever_the_ring_began_anew():
+    """Ten slots, batches of four: the third batch lies in slots 8, 9, 0, 1. Caption 5 is in slot 5 and then again in slot 0."""
+    bank = memory.empty(10, 3, 2)
+    for step in range(3):
+        new = rows(step, 4)
+        if step == 2:
+            new["caption_id"] = new["caption_id"].at[2].set(5)
+        bank = memory.push(bank, write=jnp.asarray(True), **new)
+    assert int(bank.cursor) == 2
+    assert bank.caption_id[0].tolist() == bank.caption_id[5].tolist() == [5, 5]
+    assert bank.texts().valid.tolist() == [slot != 5 for slot in range(10)]

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bacl_jax.config import MeshConfig, ObjectiveConfig
+from bacl_jax.config import ConfigError, MeshConfig, ObjectiveConfig
 from bacl_jax.mesh import make_mesh
-from bacl_jax.objective.contrast import contrast, implementation
+from bacl_jax.objective.contrast import check_tiles, contrast, implementation
 from bacl_jax.objective.shards import Shards
 from bacl_jax.objective.similarity import Rows, positives
 from bacl_jax.objective.tile import Side, scatter
@@ -102,21 +102,21 @@ def test_value_and_every_gradient_are_those_of_the_equations(how, shape, kind, s
         assert float(jnp.linalg.norm(a - b)) <= 1e-5 * float(jnp.linalg.norm(b)) + 1e-7
 
 
-def big(size, dim=512):
+def big(size, e, dim):
     f, u = (lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)), jax.ShapeDtypeStruct((size, 2), jnp.uint32)
     side = Side(x=f(size, dim), caption_id=u, anchor_id=u, candidate=jax.ShapeDtypeStruct((size, 0), jnp.int32), weight=f(size, 0))
-    none = jax.ShapeDtypeStruct((0, 2), jnp.uint32)
-    return side, side, Rows(x=f(0, dim), caption_id=none, anchor_id=none, valid=jax.ShapeDtypeStruct((0,), bool))
+    ids = jax.ShapeDtypeStruct((e, 2), jnp.uint32)
+    return side, side, Rows(x=f(e, dim), caption_id=ids, anchor_id=ids, valid=jax.ShapeDtypeStruct((e,), bool))
 
 
-def compiled(size, layout, how="ring"):
+def compiled(size, layout, how="ring", e=0, dim=512):
     config = ObjectiveConfig(contrast=how)
 
     def value(z, w, rows, columns, drawn):
         rows, columns = dataclasses.replace(rows, x=z), dataclasses.replace(columns, x=w)
         return contrast(rows, columns, drawn, scale=jnp.float32(7.0), bias=None, config=config, shards=layout)[0]
 
-    rows, columns, drawn = big(size)
+    rows, columns, drawn = big(size, e, dim)
     return jax.jit(jax.value_and_grad(value, (0, 1))).lower(rows.x, columns.x, rows, columns, drawn).compile()
 
 
@@ -124,6 +124,23 @@ def test_memory_of_the_ring_is_linear_in_the_batch():
     temp = {size: compiled(size, shards()).memory_analysis().temp_size_in_bytes for size in (8192, 32768)}
     assert temp[32768] <= 64 * 2**20, temp
     assert temp[8192] <= 0.05 * 1024 * 2**20, temp
+
+
+@pytest.mark.parametrize("how", ["ring", "chunked"])
+def test_drawn_captions_keep_the_memory_linear(how):
+    """A quarter as many captions as rows: they add a tile of them against all rows at the most."""
+    temp = {size: compiled(size, shards(), how, e=size // 4, dim=64).memory_analysis().temp_size_in_bytes for size in (4096, 8192)}
+    none = compiled(8192, shards(), how, dim=64).memory_analysis().temp_size_in_bytes
+    assert temp[8192] <= 2.1 * temp[4096], temp
+    assert temp[8192] <= none + 2 * 4 * 8192 * shards().tile, (temp, none)
+
+
+def test_rows_that_make_no_tiles_are_refused():
+    check_tiles(ObjectiveConfig(), 8192, 1)
+    check_tiles(ObjectiveConfig(), 2038, 1)  # dense
+    for how, batch, devices in (("ring", 2066, 1), ("chunked", 2066, 2), ("ring", 4132, 2)):
+        with pytest.raises(ConfigError, match=f"train.batch_size {batch}: .* but of 2: use {batch // 2048 * 2048} rows"):
+            check_tiles(ObjectiveConfig(contrast=how), batch, devices)
 
 
 def test_the_ring_gathers_nothing():

@@ -69,6 +69,38 @@ def test_a_cpu_that_looks_at_blocks_finds_what_a_whole_selection_finds(kind, k):
     np.testing.assert_array_equal(where, np.take_along_axis(every, np.asarray(order), 1))
 
 
+@pytest.mark.parametrize("wanted", [0, 1, 3, 4, 5, 8, 9, 15, 16, 17, 40])
+def test_a_cpu_looks_at_every_block_that_beats_the_best_so_far(wanted):
+    """Some rows want as many blocks of a tile as named, the others fewer: all that belongs to their best is found."""
+    r, k = np.random.default_rng(wanted), 32
+    s = -100 + r.random((A, 64 * BLOCK)).astype(np.float32)
+    for row in range(A):
+        blocks = r.permutation(64)[: wanted - row % 3 if wanted > 2 else wanted]
+        s[row, blocks * BLOCK + r.integers(0, BLOCK, len(blocks))] = 1 + r.random(len(blocks))
+        s[row, blocks * BLOCK + r.integers(0, BLOCK, len(blocks))] = 1 + r.random(len(blocks))
+    best = -np.sort(-r.random((A, k)).astype(np.float32), axis=1)
+    column = r.integers(0, 100, (A, k)).astype(np.int32)
+    highest = s.reshape(A, 64, BLOCK).max(2)
+    assert (highest > best[:, -1:]).sum(1).max() == wanted
+    found, where = jax.jit(functools.partial(better, recall=1.0))(*map(jnp.asarray, (best, column, s, np.int32(100))))
+    value, order = jax.lax.top_k(jnp.concatenate([best, s], 1), k)
+    chex.assert_trees_all_equal(found, value)
+    every = np.concatenate([column, np.broadcast_to(100 + np.arange(s.shape[1]), s.shape)], 1)
+    np.testing.assert_array_equal(where, np.take_along_axis(every, np.asarray(order), 1))
+
+
+def test_a_search_over_several_tiles_finds_what_one_selection_finds():
+    """7,000 columns in tiles of 2,048, which a CPU looks at in blocks; 24 queries in tiles of 16."""
+    r = np.random.default_rng(3)
+    query, columns, asked = side(r, A), side(r, 7000, valid=0.9), jnp.asarray(r.integers(0, 7000, (A, 5)), jnp.int32)
+    found = jax.jit(functools.partial(search, k=32, shards=Shards(None, 1024)))(query, columns, asked)
+    best, _, asked_s = expected(query, columns, asked, 32)
+    chex.assert_trees_all_close((found.s, found.asked_s), (best, asked_s), rtol=1e-5, atol=1e-6)
+    s = np.asarray(jnp.where(~positives(query, columns) & columns.valid[None], query.x @ columns.x.T, MASKED))
+    np.testing.assert_allclose(np.take_along_axis(s, np.asarray(found.column), 1), best, rtol=1e-5)
+    assert all(len(set(row)) == 32 for row in found.column.tolist())
+
+
 def test_where_there_are_fewer_the_rest_is_masked():
     query, columns, asked = problem()
     few = Rows(

@@ -30,7 +30,7 @@ class Bank:
 
     def texts(self) -> Rows:
         """The captions as columns: of each the newest copy."""
-        newest = representative(self.caption_id, self.filled)
+        newest = representative(self.caption_id, self.filled, oldest=self.cursor)
         return Rows(x=self.text, caption_id=self.caption_id, anchor_id=self.anchor_id, valid=newest)
 
 
@@ -76,15 +76,15 @@ def push(bank: Bank, *, write: Bool[Array, ""], shards: Shards = ONE_DEVICE, **r
     return Bank(**fields, cursor=((bank.cursor + count) % size).astype(jnp.int32))
 
 
-def representative(ids: UInt32[Array, "N 2"], valid: Bool[Array, " N"]) -> Bool[Array, " N"]:
-    """True for one valid entry of every distinct id: the last one. O(N log N).
+def representative(ids: UInt32[Array, "N 2"], valid: Bool[Array, " N"], oldest: Int[Array, ""] | int = 0) -> Bool[Array, " N"]:
+    """True for one valid entry of every distinct id: the last one, in a ring that starts at `oldest`. O(N log N).
 
     Equal ids come together in stable sorts by one key, one after the other, by one compiled sort: a sort by four keys at once takes the
     TPU's compiler ten minutes and more.
     """
     n = ids.shape[0]
     keys = jnp.stack([ids[:, 1], ids[:, 0], (~valid).astype(jnp.uint32)])
-    order = jax.lax.scan(lambda order, key: (order[jnp.argsort(key[order], stable=True)], None), jnp.arange(n), keys)[0]
+    order = jax.lax.scan(lambda order, key: (order[jnp.argsort(key[order], stable=True)], None), (oldest + jnp.arange(n)) % n, keys)[0]
     s, v = ids[order], valid[order]
     last = jnp.any(s != jnp.roll(s, -1, axis=0), axis=1) | ~jnp.roll(v, -1)
     last = last.at[-1].set(True) & v

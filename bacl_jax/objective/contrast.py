@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bacl_jax.config import ObjectiveConfig
+from bacl_jax.config import ConfigError, ObjectiveConfig
 from bacl_jax.objective import infonce, sigmoid
 from bacl_jax.objective.shards import ONE_DEVICE, Shards, cut, padded, tiles, travel, whole
-from bacl_jax.objective.similarity import Rows, cosine
+from bacl_jax.objective.similarity import PRECISION, Rows, cosine
 from bacl_jax.objective.tile import Affine, Side, Term, is_negative, make
 
 DENSE_AT_MOST = 2**22  # logits a device up to which "auto" takes the dense form: 16 MiB a matrix
@@ -46,7 +46,7 @@ def dense(task: Task, rows: Side, columns: Side, drawn: Rows, affine: Affine) ->
     """(loss of each row, loss of each column, least loss of each row), from one tile as large as the batch."""
     made = make(rows, columns, affine, jnp.int32(0), jnp.int32(0))
     start = task.term.start(rows.x.shape[0])
-    row_sums = with_drawn(task.term, task.term.add(start, made, 1), rows, drawn, affine)
+    row_sums = with_drawn(task, task.term.add(start, made, 1), rows, drawn, affine)
     (row_loss, least, _), (column_loss, *_) = task.term.end(row_sums), task.term.end(task.term.add(start, made, 0))
     return row_loss, column_loss, least
 
@@ -62,16 +62,21 @@ def chunked(task: Task, rows: Side, columns: Side, drawn: Rows, affine: Affine) 
         return task.term.add(sums, made, 1), task.term.add(task.term.start(t), made, 0)
 
     row_sums, column_sums = jax.lax.scan(one, task.term.start(b), (cut(columns, t), jnp.arange(0, b, t)))
-    row_sums = jax.checkpoint(functools.partial(with_drawn, task.term))(row_sums, rows, drawn, affine)
+    row_sums = with_drawn(task, row_sums, rows, drawn, affine)
     (row_loss, least, _), (column_loss, *_) = task.term.end(row_sums), task.term.end(whole(column_sums))
     return row_loss, column_loss, least
 
 
-def with_drawn(term: Term, row_sums: Any, rows: Side, drawn: Rows, affine: Affine) -> Any:
-    """Row sums with the captions drawn from the bank added to them."""
-    if drawn.valid.shape[0] == 0:
+def with_drawn(task: Task, row_sums: Any, rows: Side, drawn: Rows, affine: Affine) -> Any:
+    """Row sums with the captions drawn from the bank added to them, a tile at a time."""
+    if (count := drawn.valid.shape[0]) == 0:
         return row_sums
-    return term.add_drawn(row_sums, affine(cosine(rows.x, drawn.x)), is_negative(rows, drawn))
+
+    @jax.checkpoint
+    def one(sums: Any, some: Rows) -> tuple[Any, None]:
+        return task.term.add_drawn(sums, affine(cosine(rows.x, some.x)), is_negative(rows, some)), None
+
+    return jax.lax.scan(one, row_sums, cut(drawn, tiles(count, task.tile)))[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -104,7 +109,7 @@ def _forward(task: Task, rows: Side, columns: Side, drawn: Rows, affine: Affine)
     def visit_drawn(sums: Any, block: Rows, luggage: Any, owner: Array) -> tuple[Any, Any]:
         def one_row(item: Any) -> Any:
             (rows, affine, _), sums = item
-            return with_drawn(term, sums, rows, block, affine)
+            return with_drawn(task, sums, rows, block, affine)
 
         return jax.lax.map(one_row, (row_tiles, sums)), luggage
 
@@ -125,8 +130,8 @@ def _backward(task: Task, kept: Any, g: tuple[Array, Array, Array]) -> tuple[Any
     def pull(sums: Any, number: Array, rows: Side, affine: Affine, dlogits: Array, s: Array, y: Array) -> tuple[Any, Array]:
         """Adds to (d rows, d scale, d bias) of a tile of rows what the columns y give; returns d y too."""
         ds = affine.scale[:, None] * dlogits
-        new = jnp.einsum("bt,td->bd", ds, y), (dlogits * s).sum(1), dlogits.sum(1)
-        return jax.tree.map(lambda sum_, x: sum_.at[number].add(x), sums, new), jnp.einsum("bt,bd->td", ds, rows.x)
+        new = jnp.matmul(ds, y, precision=PRECISION), (dlogits * s).sum(1), dlogits.sum(1)
+        return jax.tree.map(lambda sum_, x: sum_.at[number].add(x), sums, new), turned_product(ds, rows.x)
 
     def visit(sums: Any, block: Any, dcolumns: Array, owner: Array) -> tuple[Any, Array]:
         def one_column(carry: Any, item: Any) -> tuple[Any, None]:
@@ -144,13 +149,19 @@ def _backward(task: Task, kept: Any, g: tuple[Array, Array, Array]) -> tuple[Any
         return sums, whole(dcolumns)
 
     def visit_drawn(sums: Any, block: Rows, ddrawn: Array, owner: Array) -> tuple[Any, Array]:
-        def one_row(carry: Any, item: Any) -> tuple[Any, None]:
-            rows, affine, row, _, number = item
-            s = cosine(rows.x, block.x)
-            sums, dy = pull(carry[0], number, rows, affine, term.grad_drawn(affine(s), is_negative(rows, block), row), s, block.x)
-            return (sums, carry[1] + dy), None
+        def one_column(sums: Any, item: Any) -> tuple[Any, Any]:
+            some, dsome = item
 
-        return jax.lax.scan(one_row, (sums, ddrawn), row_tiles)[0]
+            def one_row(carry: Any, item: Any) -> tuple[Any, None]:
+                rows, affine, row, _, number = item
+                s = cosine(rows.x, some.x)
+                sums, dy = pull(carry[0], number, rows, affine, term.grad_drawn(affine(s), is_negative(rows, some), row), s, some.x)
+                return (sums, carry[1] + dy), None
+
+            return jax.lax.scan(one_row, (sums, dsome), row_tiles)[0]
+
+        sums, ddrawn = jax.lax.scan(one_column, sums, cut((block, ddrawn), tiles(block.valid.shape[0], task.tile)))
+        return sums, whole(ddrawn)
 
     sums = cut((jnp.zeros_like(rows.x), jnp.zeros_like(affine.scale), jnp.zeros_like(affine.bias)), t)
     sums, dcolumns = travel(visit, sums, (columns, (g[1], column_kept)), jnp.zeros_like(columns.x), task.axes)
@@ -163,6 +174,33 @@ def _backward(task: Task, kept: Any, g: tuple[Array, Array, Array]) -> tuple[Any
 
 
 ring.defvjp(_forward, _backward)
+
+
+def in_tiles(drawn: Rows, devices: int, tile: int) -> Rows:
+    """The drawn captions with rows after them that do not count, so that each device's share divides into tiles."""
+    share = -(-drawn.valid.shape[0] // devices)
+    return padded(drawn, devices * min(share, tile)) if share else drawn
+
+
+def check_tiles(config: ObjectiveConfig, batch: int, devices: int) -> None:
+    """ConfigError where a device's rows divide into no tiles of a useful size: tiles of a few rows cost a hundred times the time."""
+    how = implementation(config, batch, devices)
+    size = batch if how == "chunked" else batch // devices
+    if how != "dense" and size > config.tile and tiles(size, config.tile) < config.tile / 8:
+        raise ConfigError(
+            f"train.batch_size {batch}: {size} rows {'in all' if how == 'chunked' else 'a device'} divide into no tiles of "
+            f"{config.tile // 8} to {config.tile} rows (objective.tile), but of {tiles(size, config.tile)}: "
+            f"use {batch // (devices * config.tile) * devices * config.tile} rows, another objective.tile, or objective.contrast = dense"
+        )
+
+
+def turned_product(ds: Float[Array, "b t"], x: Float[Array, "b D"]) -> Float[Array, "t D"]:
+    """ds^T x. On a CPU ds is turned first: the compiler's own product of this form takes nearly twice the time."""
+
+    def turn(ds: Array, x: Array) -> Array:
+        return jnp.matmul(jax.lax.optimization_barrier(ds.T), x, precision=PRECISION)
+
+    return jax.lax.platform_dependent(ds, x, cpu=turn, default=lambda ds, x: jnp.einsum("bt,bd->td", ds, x, precision=PRECISION))
 
 
 def implementation(config: ObjectiveConfig, batch: int, devices: int) -> str:
@@ -192,9 +230,9 @@ def contrast(
     a_row = functools.partial(jnp.broadcast_to, shape=(size,))
     affine = Affine(scale=a_row(scale), bias=a_row(jnp.float32(0) if bias is None else bias))
     how = implementation(config, size, shards.count)
-    task = Task(TERMS[config.kind](config.same_id), shards.axes, shards.tile)
+    task = Task(TERMS[config.kind](config.same_id), shards.axes, shards.tile if how != "dense" else size)
+    drawn = in_tiles(drawn, shards.count, task.tile)
     if how == "ring":
-        drawn = padded(drawn, shards.count)
         row_loss, column_loss, least = shards.map(functools.partial(ring, task), rows, columns, drawn, affine)
     else:
         columns, drawn = shards.everywhere((columns, drawn))

@@ -13,6 +13,7 @@ from bacl_jax.objective.shards import ONE_DEVICE, Shards, cut, padded, travel, w
 from bacl_jax.types import pytree
 
 BLOCK = 16  # columns that a CPU's search looks at together
+PRECISION = jax.lax.Precision.HIGHEST  # of products with embeddings; by default TPUs round their factors to bfloat16, GPUs to TF32
 MASKED = -1e9  # logit of an excluded entry: finite, so that a row without any entry keeps finite gradients
 
 
@@ -43,8 +44,8 @@ def same_pair(rows: Any, others: Any) -> Bool[Array, " A"]:
 
 
 def cosine(z: Float[Array, "A D"], w: Float[Array, "N D"]) -> Float[Array, "A N"]:
-    """s_ij = <z_i, w_j> in float32."""
-    return jnp.einsum("ad,nd->an", z, w, preferred_element_type=jnp.float32)
+    """s_ij = <z_i, w_j> in float32, on TPUs and GPUs too: a logit is up to 100 times as large, and so is its error."""
+    return jnp.einsum("ad,nd->an", z, w, precision=PRECISION, preferred_element_type=jnp.float32)
 
 
 def better(best: Array, column: Array, s: Array, first: Array, *, recall: float) -> tuple[Array, Array]:

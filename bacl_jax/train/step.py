@@ -15,6 +15,7 @@ from bacl_jax.mesh import check_rows, replicated, spread
 from bacl_jax.models import Model
 from bacl_jax.objective import bank as memory
 from bacl_jax.objective.bacl import Metrics, Pairs, bacl_loss, encoded
+from bacl_jax.objective.contrast import check_tiles
 from bacl_jax.objective.partners import partner_lists
 from bacl_jax.objective.shards import ONE_DEVICE, Shards
 from bacl_jax.optim import groups, make_optimizer
@@ -28,6 +29,7 @@ class Trainer:
 
     def __init__(self, config: Config, vocab_size: int, mesh: Mesh):
         check_rows(mesh, config)
+        check_tiles(config.objective, config.train.batch_size, mesh.size)
         self.config, self.mesh = config, mesh
         self.shards = Shards(mesh, config.objective.tile, config.train.micro_batches)
         self.model = Model(config, vocab_size)
