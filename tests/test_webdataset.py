@@ -5,12 +5,14 @@ import http.server
 import io
 import json
 import os
+import pickle
 import random
 import re
 import subprocess
 import sys
 import tarfile
 import threading
+import time
 import tracemalloc
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -197,8 +199,12 @@ def test_threads_and_copies_read_the_same(shards, monkeypatch):
     with ThreadPoolExecutor(8) as threads:
         for each in (records, few):
             assert [record.image for record in threads.map(each.__getitem__, order)] == [picture(i) for i in order]
-    reopen, arguments = records.__reduce__()
-    assert content_of(reopen(*arguments)) == EXPECTED
+    (shards / "00003.tar").write_bytes(shard(15))  # came later: no part of the data set that was opened
+    copied = pickle.dumps(records)
+    assert content_of(pickle.loads(copied)) == EXPECTED
+    build(str(shards))
+    with pytest.raises(DataError, match="was built anew while it was in use"):
+        pickle.loads(copied)
     opened = Path("/proc/self/fd")
     before = len(list(opened.iterdir()))
     del records, few, each
@@ -220,7 +226,7 @@ def test_a_finished_shard_is_not_scanned_again(shards, monkeypatch):
     build(f"{shards}/{{00000..00001}}.tar")
     assert sorted(names) == ["00000.tar", "00001.tar"]
     names.clear()
-    (shards / "00001.tar").write_bytes(shard(5, 4))
+    (shards / "00001.tar").write_bytes(shard(5, 4))  # of the same size: tar files are filled up to 10,240 bytes
     index = build(str(shards))
     assert sorted(names) == ["00001.tar", "00002.tar"]
     assert [each.rows for each in index.shards] == [5, 4, 5]
@@ -230,18 +236,20 @@ def test_a_finished_shard_is_not_scanned_again(shards, monkeypatch):
 @pytest.mark.parametrize("damage", [lambda b: b, lambda b: b[:-7], lambda b: b + b"SHRD\xff\xff", lambda b: b[:-20] + b"x" * 20])
 def test_an_interrupted_run_goes_on(shards, monkeypatch, damage):
     """The run is stopped by an exception at the third shard; what the journal holds may be torn at its end."""
-    scan = tar_scan.scan
+    scan, journal = tar_scan.scan, shards / f"{tar_index.NAME}.partial"
 
     def stopped(location, name, size):
         if name == "00002.tar":
+            while journal.read_bytes().count(b"SHRD") < 2:
+                time.sleep(0.001)
             raise KeyboardInterrupt
         return scan(location, name, size)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(tar_scan, "scan", stopped)
-        build(str(shards))
+        with pytest.raises(KeyboardInterrupt):
+            build(str(shards))
     assert not (shards / tar_index.NAME).exists()
-    journal = shards / f"{tar_index.NAME}.partial"
     original = journal.read_bytes()
     journal.write_bytes(damage(original))
     names = scanned(monkeypatch)
@@ -271,8 +279,7 @@ def test_killed_at_any_instant_the_index_is_whole_or_absent(shards, tmp_path_fac
         "    index = sys.argv[1] + '/shards.index'\n"
         "    assert not os.path.exists(index) or len(tar_index.read(index).rows) == 15\n"
         "    print(status, os.path.exists(index))\n"
-        "    if '--again' not in sys.argv:\n"
-        "        [os.path.exists(f) and os.remove(f) for f in (index, index + '.partial')]\n"
+        "    [os.path.exists(f) and os.remove(f) for f in (index, index + '.partial')]\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(shards), "9"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -318,12 +325,6 @@ def test_two_builders_of_one_index_do_not_meet(shards, monkeypatch):
 
     monkeypatch.setattr(tar_scan, "scan", while_another_builds)
     assert len(build(str(shards)).rows) == 15
-
-
-def test_processes_index_what_threads_do(shards):
-    assert len(build(str(shards), str(shards / "other"), workers=2).rows) == 15
-    build(str(shards))
-    assert (shards / "other").read_bytes() == (shards / tar_index.NAME).read_bytes()
 
 
 def test_a_million_rows_take_16_bytes_each_and_stay_in_the_file(tmp_path):
@@ -452,37 +453,25 @@ def test_a_shard_that_is_missing_when_indexed_and_comes_later(shards):
     assert dict(build(path, on_error="skip").left_out) == {"missing": 1}
     assert content_of(TarShards(path)) == EXPECTED
     (shards / "00003.tar").write_bytes(shard(15))
-    with pytest.raises(DataError, match="could not be read when it was indexed; run launch.index again"):
+    with pytest.raises(DataError, match="could not be read when it was indexed"):
         TarShards(path)
     build(path)
     assert len(TarShards(path)) == 20
 
 
-@pytest.mark.parametrize("change", ["vanished", "shrunk", "another", "another caption"])
+@pytest.mark.parametrize("change", ["vanished", "shrunk", "another", "zeros", "another caption"])
 def test_a_shard_that_changes_while_it_is_read(shards, change):
     build(str(shards))
     records, path = TarShards(str(shards)), shards / "00001.tar"
     content = path.read_bytes()
     path.unlink()
     if change != "vanished":
-        other = content.replace(b"caption", b"pastime")
-        caption = content.index(b"000000009.txt")
-        path.write_bytes(
-            {
-                "shrunk": content[: len(content) // 4],
-                "another": shard(105),
-                "another caption": overwrite(other, caption, b"\0" * 512),
-            }[change]
-        )
-    index = 9
-    if change == "another":
-        assert records[index].key == "00001.tar/000000109"  # of the same sizes at the same bytes: a data set of its own
-        path.write_bytes(bytes(len(content)))
-        records = TarShards(str(shards))
-    with pytest.raises(DataError) as error:
-        records[index]
+        caption = overwrite(content, content.index(b"000000009.txt"), b"\1" * 512)
+        path.write_bytes({"shrunk": content[:9000], "another": shard(6), "zeros": bytes(len(content)), "another caption": caption}[change])
+    with pytest.raises(DataError, match=r"00001\.tar") as error:
+        records[9]
     assert (error.value.kind, error.value.shard) == ("missing" if change == "vanished" else "changed", str(path))
-    assert content_of(records)[0:0] == [] if change == "" else records[0].key == EXPECTED[0][0]
+    assert records[4].key == EXPECTED[4][0]
 
 
 @pytest.mark.parametrize(
@@ -499,7 +488,7 @@ def test_a_shard_that_changes_while_it_is_read(shards, change):
 )
 def test_captions_that_cannot_be_read(tmp_path, name, content, kind):
     one(tmp_path, tar([member("b.jpg", b"x"), member(name, content)]), on_error="raise")
-    with pytest.raises(DataError, match="one.tar, row 'b': ") as error:
+    with pytest.raises(DataError, match=r"one\.tar, row 'b': ") as error:
         TarShards(f"{tmp_path}/one.tar")[0]
     assert (error.value.kind, error.value.shard) == (kind, f"{tmp_path}/one.tar")
 
@@ -600,7 +589,7 @@ def test_remote_shards_over_http(server, tmp_path):
     server.failures = 0
 
     server.files["/00001.tar"] = server.files["/00001.tar"][:-1]
-    with pytest.raises(DataError, match="00001.tar: .* when it was indexed") as error:
+    with pytest.raises(DataError, match=r"00001\.tar: .* when it was indexed") as error:
         TarShards(path, out)
     assert error.value.kind == "changed"
     del server.files["/00002.tar"]
@@ -682,8 +671,9 @@ def test_fuzzed_shards_lose_nothing_in_silence(tmp_path, part):
     """No crash, no hang. Accepted and left-out rows are at least the stems that tarfile walks; where the shard has no fault as a whole
     and no other hostile member they are exactly these. Each accepted row reads as tarfile reads it, or is refused with a kind."""
     whole_shard = {"truncated", "header", "trailing", "not_tar", "empty", "size"}
-    for seed in range(40 * part, 40 * part + 40):
+    for seed in range(32 * part, 32 * part + 32):
         content = damaged(seed)
+        (tmp_path / tar_index.NAME).unlink(missing_ok=True)
         index = one(tmp_path, content)
         total = len(index.rows) + index.left_out.total()
         stems = stems_of(content)
@@ -704,16 +694,16 @@ def test_fuzzed_indexes_are_read_or_refused(shards):
     build(str(shards))
     index = shards / tar_index.NAME
     good = index.read_bytes()
+    table = good.index(b"[{")
     for seed in range(60):
         draw = random.Random(seed)
-        content = bytearray(good)
-        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-        index.write_bytes(content)
-        try:
-            records = TarShards(str(shards))
-        except DataError as error:
-            assert error.kind == "index"
+        place = draw.randrange(len(good))
+        index.write_bytes(overwrite(good, place, bytes([good[place] ^ 1 << draw.randrange(8)])))
+        if not 40 <= place < table:
+            with pytest.raises(DataError, match=r"run launch\.index again"):
+                TarShards(str(shards))
             continue
+        records = TarShards(str(shards))
         for i in range(15):
             with contextlib.suppress(DataError):
                 assert (records[i].key, records[i].image) == EXPECTED[i][:2], seed
@@ -727,22 +717,22 @@ def launch(*arguments):
     return subprocess.run(command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False)
 
 
-def test_the_door(shards):
+def test_the_door_with_processes_does_what_threads_do(shards):
     (shards / "00003.tar").write_bytes(FAULTS["no caption"][0])
-    done = launch(f"--path={shards}/{{00000..00003}}.tar", "--workers=1", "--on_error=skip")
+    done = launch(f"--path={shards}/{{00000..00003}}.tar", f"--out={shards}/here/index", "--workers=2", "--on_error=skip")
     assert done.returncode == 0, done.stderr
     assert "16 rows in 4 shards" in done.stdout
     assert "left out, no_caption: 1 in 1 shards, as shard 00003.tar: 'b' has no caption" in done.stdout
-    assert len(TarShards(str(shards))) == 16
+    build(str(shards), on_error="skip")
+    assert (shards / "here" / "index").read_bytes() == (shards / tar_index.NAME).read_bytes()
+    assert len(TarShards(str(shards), f"{shards}/here/index")) == 16
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], "--path must be given"),
-        (["--path=/nowhere/*.tar"], "no file there"),
-        (["--path={bad}", "--workers=1"], "'b' has no caption"),
-        (["--path={bad}", "--workers=0"], "workers"),
+        (["--path={bad}"], "'b' has no caption"),
     ],
 )
 def test_bad_use_is_one_line_and_exit_code_2(tmp_path, arguments, said):

@@ -11,6 +11,7 @@ import re
 import time
 import urllib.error
 import urllib.request
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -77,8 +78,8 @@ def _matches(location: str) -> list[str]:
         if location.startswith(("http://", "https://")):
             return [location]  # no listing there, and ? begins a query
         system, path = url_to_fs(location)
-        if not _GLOB.search(path) and not location.endswith("/") and not _remote("list", location, lambda: system.isdir(path)):
-            return [location]
+        if not _GLOB.search(path) and (path.endswith(".tar") or not _remote("list", location, lambda: system.isdir(path))):
+            return [location]  # without a request where the name says that it is a shard
         pattern = path if _GLOB.search(path) else path.rstrip("/") + "/*.tar"
         names = _remote("list", location, lambda: system.glob(pattern))
         found = [system.unstrip_protocol(str(name)) for name in sorted(names)]
@@ -97,12 +98,8 @@ class _Descriptor:
     """An open file, closed when the last thread that uses it lets it go; read by position, so forked processes can share it."""
 
     def __init__(self, location: str):
-        self.number = -1
         self.number = os.open(location, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if self.number >= 0:
-            os.close(self.number)
+        weakref.finalize(self, os.close, self.number).atexit = False
 
 
 class Reader:
@@ -110,9 +107,6 @@ class Reader:
 
     def __init__(self) -> None:
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(_Descriptor)
-
-    def __reduce__(self) -> tuple[type["Reader"], tuple[()]]:
-        return Reader, ()
 
     def read(self, location: str, start: int, end: int) -> bytes:
         """Bytes start ... end - 1; fewer, down to none, where the file ends before.
@@ -139,6 +133,16 @@ def size(location: str) -> int:
         return _remote("measure", location, lambda: _remote_size(location))
     try:
         return os.stat(location).st_size
+    except OSError as error:
+        raise _missing(location, error) from error
+
+
+def stamp(location: str) -> int:
+    """Nanoseconds since 1970 at which a local file was last written; 0 for a remote one. Raises DataError of kind "missing"."""
+    if is_remote(location):
+        return 0
+    try:
+        return os.stat(location).st_mtime_ns
     except OSError as error:
         raise _missing(location, error) from error
 

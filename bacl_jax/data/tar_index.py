@@ -1,8 +1,7 @@
 """The index of tar shards: one file, memory-mapped, 16 bytes a row; no pickle.
 
-Little-endian. Header of 64 bytes: the magic, rows n, shards S, bytes of the table (uint64 each), CRC-32 of the table (uint32), zeros. Then
-n rows of 4 uint32 (`tar_scan.pack`), shard by shard in the path's order. Then the table, JSON: the names, sizes (-1: could not be read when
-it was indexed), row counts and rows left out of the S shards.
+Little-endian. Header of 40 bytes, uint64: the magic, rows n, shards S, bytes of the table, CRC-32 of the table. Then n rows of 4 uint32
+(`tar_scan.pack`), shard by shard in the path's order. Then the table, JSON: the fields of `Shard` for each of the S shards.
 
 `build` keeps what it has finished in a journal beside the index: a killed run goes on there, and the index appears whole or not at all.
 
@@ -34,7 +33,7 @@ from bacl_jax.data.source import DataError
 
 NAME = "shards.index"  # beside the shards, unless another path is given
 REMEDY = "run launch.index again"
-_MAGIC, _HEADER = b"BACLTAR1", struct.Struct("<8sQQQI28x")
+_MAGIC, _HEADER = b"BACLTAR1", struct.Struct("<8sQQQQ")
 _RECORD = struct.Struct("<4sIQI")  # of the journal: magic, bytes of the JSON part, bytes of the rows, CRC-32 of both
 _RECORD_MAGIC = b"SHRD"
 _ROW_BYTES = 16
@@ -42,21 +41,30 @@ _ROW_BYTES = 16
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """name: its path below the folder that all shards share. left_out: kind -> how often. examples: kind -> the first message."""
+    """What the index tells of a shard.
+
+    name:     its path below the folder that all shards share.
+    size:     bytes; -1 if it could not be read when it was indexed.
+    stamp:    when a local shard was last written (`storage.stamp`), else 0.
+    left_out: kind -> how often; examples: kind -> the first message.
+    """
 
     name: str
     size: int
     rows: int
+    stamp: int = 0
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     examples: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """An open index: `rows` is mapped, so that only the pages in use are in memory; `shards` in the order of their rows."""
+    """An open index: `rows` is mapped, so that only the pages in use are in memory; `shards` in the order of their rows. `checksum` is
+    that of the table."""
 
     rows: UInt32[np.ndarray, "n 4"]
     shards: Sequence[Shard]
+    checksum: int
 
     @property
     def left_out(self) -> Counter[str]:
@@ -99,7 +107,7 @@ def read(path: str) -> Index:
     if len(shards) != count or sum(shard.rows for shard in shards) != n:
         raise DataError(f"{path}: the table of shards does not fit its rows; {REMEDY}", kind="index", shard=path)
     rows = np.frombuffer(mapped, "<u4", count=4 * n, offset=_HEADER.size).reshape(n, 4)
-    return Index(rows, shards)
+    return Index(rows, shards, checksum)
 
 
 def write(path: str, parts: Iterable[tuple[Shard, UInt32[np.ndarray, "n 4"]]]) -> None:
@@ -131,7 +139,7 @@ def _sync_folder(path: str) -> None:
 def build(path: str, out: str | None = None, *, workers: int = 1, on_error: str = "raise") -> Index:
     """Index the shards that `path` names (`storage.expand`) into the file `out` (by default beside them), and open it.
 
-    Shards that a former index or an interrupted run holds with the same size are not scanned again.
+    Shards that a former index or an interrupted run holds with the same size (and, local ones, the same time) are not scanned again.
     workers:  local shards are scanned by so many processes, remote ones by threads; 1 scans in this process.
     on_error: "raise" stops at the first fault with a DataError that names shard, member and remedy; "skip" leaves out and counts.
     """
@@ -162,26 +170,29 @@ Part = tuple[Shard, Callable[[], np.ndarray]]  # what is known of a shard, and h
 def _build(locations: Mapping[str, str], out: str, journal: BinaryIO, workers: int, on_error: str) -> None:
     known = (_of_index(out) if os.path.exists(out) else {}) | _of_journal(journal)
     found = dict(zip(locations, storage.sizes(list(locations.values())), strict=True))
-    todo: list[tuple[str, int]] = []
+    todo: list[Shard] = []
     done: dict[str, Part] = {}
     for name, size in found.items():
         if isinstance(size, DataError):
             done[name] = _unread(name, size, on_error), _no_rows
-        elif name in known and known[name][0].size == size and not (on_error == "raise" and known[name][0].left_out):
+            continue
+        fresh = Shard(name, size, 0, storage.stamp(locations[name]))
+        former = known.get(name, (fresh, _no_rows))[0]
+        if name in known and (former.size, former.stamp) == (size, fresh.stamp) and not (on_error == "raise" and former.left_out):
             done[name] = known[name]
         else:
-            todo.append((name, size))
-    with _executor(workers, any(map(storage.is_remote, locations.values()))) as executor:
-        futures = {executor.submit(tar_scan.scan, locations[name], name, size): (name, size) for name, size in todo}
+            todo.append(fresh)
+    with _executor(min(workers, len(todo)), any(map(storage.is_remote, locations.values()))) as executor:
+        futures = {executor.submit(tar_scan.scan, locations[each.name], each.name, each.size): each for each in todo}
         try:
             for future in track(as_completed(futures), "indexing", total=len(todo), disable=not todo):
-                name, size = futures.pop(future)
+                shard = futures.pop(future)
                 try:
                     scan = future.result()
                 except DataError as error:
-                    done[name] = _unread(name, error, on_error), _no_rows
+                    done[shard.name] = _unread(shard.name, error, on_error), _no_rows
                 else:
-                    done[name] = _append(journal, _scanned(name, size, scan, on_error), scan.rows)
+                    done[shard.name] = _append(journal, _scanned(shard, scan, on_error), scan.rows)
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
@@ -189,23 +200,24 @@ def _build(locations: Mapping[str, str], out: str, journal: BinaryIO, workers: i
 
 
 def _executor(workers: int, remote: bool) -> Executor:
-    if remote or workers == 1:
-        return ThreadPoolExecutor(workers)
+    if remote or workers <= 1:
+        return ThreadPoolExecutor(max(workers, 1))
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))  # a fork of a process with threads may hang
 
 
 def _unread(name: str, error: DataError, on_error: str) -> Shard:
     if on_error == "raise":
         raise error
-    return Shard(name, -1, 0, {error.kind: 1}, {error.kind: str(error)})
+    return Shard(name, -1, 0, left_out={error.kind: 1}, examples={error.kind: str(error)})
 
 
-def _scanned(name: str, size: int, scan: tar_scan.Scan, on_error: str) -> Shard:
+def _scanned(shard: Shard, scan: tar_scan.Scan, on_error: str) -> Shard:
     if on_error == "raise" and scan.left_out:
         kind, (_, message) = next(iter(scan.left_out.items()))
-        raise DataError(f"{message}, or leave out what is bad with --on_error=skip", kind=kind, shard=name)
+        raise DataError(f"{message}, or leave out what is bad with --on_error=skip", kind=kind, shard=shard.name)
     counts = {kind: count for kind, (count, _) in scan.left_out.items()}
-    return Shard(name, size, len(scan.rows), counts, {kind: message for kind, (_, message) in scan.left_out.items()})
+    examples = {kind: message for kind, (_, message) in scan.left_out.items()}
+    return dataclasses.replace(shard, rows=len(scan.rows), left_out=counts, examples=examples)
 
 
 def _no_rows() -> np.ndarray:

@@ -9,6 +9,7 @@ Dimension legend: n rows, S shards.
 
 import json
 from bisect import bisect_right
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,7 +24,8 @@ _NEAR = 64 * 1024  # bytes between picture and caption that are read along, in p
 class TarShards:
     """Random access to the rows of tar shards; a `bacl_jax/data/stream.py:Records`.
 
-    path:   local or remote shards, as `storage.expand` reads it. The index may hold further shards; these are ignored.
+    path:   local or remote shards, as `storage.expand` reads it, or a list of locations. The index may hold further shards; these are
+            ignored.
     index:  the index file, local; by default `shards.index` in the folder that the shards share.
     verify: compare the size of each shard with the index at once, as is done before a run; a remote shard costs a request.
 
@@ -31,15 +33,15 @@ class TarShards:
 
     Raises DataError when opened: "path", "missing" (`storage.expand`), "index" (none, damaged, lacks a shard), "changed" (a shard's size),
     "empty" (no row).
-    Cost: O(S) and 8 bytes a page of 256 rows; the rows stay in the mapped file. Copies for other processes open it anew.
+    Cost: O(S) and 8 bytes a page of 256 rows; the rows stay in the mapped file. Copies for other processes open it anew, with the shards
+    of the original; "changed" if it was built anew meanwhile.
     """
 
-    def __init__(self, path: str, index: str | None = None, *, verify: bool = True):
-        self._arguments = (path, index)
-        locations = storage.expand(path)
+    def __init__(self, path: str | Sequence[str], index: str | None = None, *, verify: bool = True):
+        locations = storage.expand(path) if isinstance(path, str) else list(path)
         self._file = index or tar_index.default_path(locations)
         opened = tar_index.read(self._file)
-        self._rows = opened.rows
+        self._rows, self._checksum = opened.rows, opened.checksum
         chosen = self._choose(opened, locations)
         self._locations, self._shards = locations, [opened.shards[i] for i in chosen]
         if verify:
@@ -54,7 +56,7 @@ class TarShards:
             raise DataError(f"{self._file}: no row in these shards (left out: {dict(opened.left_out)}); correct them", kind="empty")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reopen, self._arguments
+        return _reopen, (self._locations, self._file, self._checksum)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -129,8 +131,11 @@ class TarShards:
         return tar_scan.split(member.name)[0]
 
 
-def _reopen(path: str, index: str | None) -> TarShards:
-    return TarShards(path, index, verify=False)
+def _reopen(locations: list[str], index: str, checksum: int) -> TarShards:
+    records = TarShards(locations, index, verify=False)
+    if records._checksum != checksum:
+        raise DataError(f"{index}: was built anew while it was in use; start again", kind="changed", shard=index)
+    return records
 
 
 def _caption(content: bytes, is_json: bool, where: str) -> str:
