@@ -20,11 +20,12 @@ from rich.progress import track
 
 from bacl_jax.data import files
 from bacl_jax.data.cache import Cache
-from bacl_jax.data.source import DataError
+from bacl_jax.data.source import DataError, OnSkip
 from bacl_jax.data.stream import Record
 
 CACHE_BYTES = 512 * 2**20
 _FOOTER_THREADS = 16
+_PROGRESS_FROM = 100  # files
 _DAMAGE = (pa.ArrowException, ValueError, OSError, MemoryError, OverflowError, EOFError)  # what pyarrow raises for bad bytes
 
 
@@ -55,18 +56,25 @@ class ParquetFiles:
     """
 
     def __init__(
-        self, path: str, image_column: str, caption_column: str, key_column: str | None = None, *, cache_bytes: int = CACHE_BYTES
+        self,
+        path: str,
+        image_column: str,
+        caption_column: str,
+        key_column: str | None = None,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        on_skip: OnSkip | None = None,
     ) -> None:
+        """on_skip: called with the error of each file that is left out whole, its footer being unusable; None raises the first one."""
         self._columns = _Columns(image_column, caption_column, key_column)
-        self._files = files.expand(path, ".parquet")
+        self._files, groups = _read_footers(files.expand(path, ".parquet"), self._columns, on_skip)
         self._names = _below_common_folder(self._files)
-        groups = self._read_footers()  # of each file, the rows of its row groups
         self._group_file = np.repeat(np.arange(len(groups)), [len(rows) for rows in groups])  # [G]
         self._group_in_file = np.array([group for rows in groups for group in range(len(rows))], np.int64)  # [G]
         self._group_end = np.cumsum([count for rows in groups for count in rows], dtype=np.int64)  # [G]
         self._file_start = np.cumsum([0, *map(sum, groups)], dtype=np.int64)
         if len(self) == 0:
-            raise DataError(f"{path}: {len(self._files)} Parquet files without a row", kind="empty", shard=path)
+            raise DataError(f"{path}: no row in {len(self._files)} readable Parquet files", kind="empty", shard=path)
         self._cache: Cache[pa.Table] = Cache(cache_bytes)
 
     def __len__(self) -> int:
@@ -82,15 +90,6 @@ class ParquetFiles:
         row = index - int(self._file_start[file])
         cells = {part: table[part][index - start] for part in table.column_names}
         return _record(self._files[file], row, cells, self._columns, f"{self._names[file]}#{row}")
-
-    def _read_footers(self) -> list[list[int]]:
-        with ThreadPoolExecutor(min(_FOOTER_THREADS, len(self._files))) as pool:
-            read = pool.map(lambda file: _read_footer(file, self._columns), self._files)
-            try:
-                return list(track(read, "reading footers", total=len(self._files), transient=True, disable=len(self._files) < 100))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
 
     def _read_group(self, group: int) -> tuple[pa.Table, int]:
         """(the named columns of a row group, their bytes in memory); the picture of a struct is its field `bytes`."""
@@ -112,8 +111,35 @@ class ParquetFiles:
         return table, table.nbytes
 
 
+def _read_footers(names: list[str], columns: _Columns, on_skip: OnSkip | None) -> tuple[list[str], list[list[int]]]:
+    """(the usable files, of each the rows of its row groups)."""
+
+    def read(name: str) -> list[int] | DataError:
+        try:
+            return _read_footer(name, columns)
+        except DataError as error:
+            if on_skip is None:
+                raise
+            return error
+
+    with ThreadPoolExecutor(min(_FOOTER_THREADS, len(names))) as pool:
+        results = pool.map(read, names)
+        try:
+            found = list(track(results, "reading footers", total=len(names), transient=True, disable=len(names) < _PROGRESS_FROM))
+        except DataError:
+            pool.shutdown(cancel_futures=True)
+            raise
+    for each in found:
+        if isinstance(each, DataError) and on_skip is not None:
+            on_skip(each)
+    good = [(name, rows) for name, rows in zip(names, found, strict=True) if not isinstance(rows, DataError)]
+    return [name for name, _ in good], [rows for _, rows in good]
+
+
 def _below_common_folder(names: list[str]) -> list[str]:
     """The names (sorted) without the folders that all of them share: the same wherever those lie."""
+    if not names:
+        return []
     first, last = names[0].split("/"), names[-1].split("/")
     shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first[:-1], last[:-1], strict=False)))
     return ["/".join(name.split("/")[shared:]) for name in names]
