@@ -8,11 +8,11 @@ One record, little endian; picture, key and captions follow each other without g
     bytes     content
     0-3       "BJR1"
     4-7       CRC-32 (zlib) of all bytes from 8 on
-    8-11      the record's position in its file, from 0
-    12-15     bytes of the picture
-    16-19     bytes of the key
-    20-23     number of captions, c
-    24-       bytes of each caption, 4 bytes each, then picture, key, captions
+    8-15      the record's place: the file's number times shard_rows, plus the position in the file, both from 0
+    16-19     bytes of the picture
+    20-23     bytes of the key
+    24-27     number of captions, c
+    28-       bytes of each caption, 4 bytes each, then picture, key, captions
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ INDEX, SUFFIX = "index.json", ".array_record"
 OPEN_FILES = 256
 library: Any = importlib.import_module("array_record.python.array_record_module")  # compiled, without types
 _MAGIC = b"BJR1"
-_HEADER = struct.Struct("<4sIIIII")
+_HEADER = struct.Struct("<4sIQIII")
 _REMEDY = "write it again with bacl_jax.data.convert"
 
 
@@ -110,7 +110,7 @@ class ArrayRecordFiles:
     """
 
     def __init__(self, path: str) -> None:
-        self._files: list[tuple[str, Shard]] = []
+        self._files: list[tuple[str, Shard, int]] = []  # path, what the index says, place of the first row
         for index_file in files.expand(path, INDEX):
             if not files.is_local(index_file):
                 raise DataError(f"{index_file}: ArrayRecord files are read from a local folder; mount or copy it", kind="type", shard=path)
@@ -121,8 +121,8 @@ class ArrayRecordFiles:
             if len(index.shards) != index.files:
                 found = f"the conversion stopped after {len(index.shards)} of {index.files} files"
                 raise DataError(f"{folder}: {found}; start it again, it goes on from there", kind="missing", shard=index_file)
-            self._files += [(str(folder / shard.name), shard) for shard in index.shards]
-        self._end = np.cumsum([shard.rows for _, shard in self._files], dtype=np.int64)
+            self._files += [(str(folder / shard.name), shard, i * index.shard_rows) for i, shard in enumerate(index.shards)]
+        self._end = np.cumsum([shard.rows for _, shard, _ in self._files], dtype=np.int64)
         if len(self) == 0:
             raise DataError(f"{path}: no row in {len(self._files)} ArrayRecord files", kind="empty", shard=path)
         self._readers: Cache[Any] = Cache(OPEN_FILES)
@@ -134,7 +134,7 @@ class ArrayRecordFiles:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         number = int(np.searchsorted(self._end, index, side="right"))
-        file, shard = self._files[number]
+        file, shard, first = self._files[number]
         position = index - (int(self._end[number - 1]) if number else 0)
         reader = self._readers.get(number, lambda: (open_shard(file, shard), 1))
         try:
@@ -143,7 +143,7 @@ class ArrayRecordFiles:
             kind = "checksum" if "hash mismatch" in str(error) else "syntax"
             raise DataError(f"{file}, row {position + 1}: not readable ({error}); {_REMEDY}", kind=kind, shard=file) from error
         try:
-            return decode(content, position)
+            return decode(content, first + position)
         except DataError as error:
             raise DataError(f"{file}, row {position + 1}: {error}; {_REMEDY}", kind=error.kind, shard=file) from error
 
@@ -167,7 +167,7 @@ def open_shard(file: str, shard: Shard) -> Any:
     return reader
 
 
-def encode(record: Record, position: int) -> bytes:
+def encode(record: Record, place: int) -> bytes:
     """The bytes of a row. DataError of kind "encoding" for a text that is no UTF-8, "size" for a row of 4 GiB or more."""
     try:
         key, captions = record.key.encode(), [caption.encode() for caption in record.captions]
@@ -177,26 +177,26 @@ def encode(record: Record, position: int) -> bytes:
     if total >= 2**32:
         raise DataError(f"{record.key!r}: {total:,} bytes in one row; 4 GiB at most", kind="size")
     lengths = struct.pack(f"<{len(captions)}I", *map(len, captions))
-    numbers = (position, len(record.image), len(key), len(captions))
+    numbers = (place, len(record.image), len(key), len(captions))
     body = b"".join([_HEADER.pack(b"", 0, *numbers)[8:], lengths, record.image, key, *captions])
     return _MAGIC + struct.pack("<I", zlib.crc32(body)) + body
 
 
-def decode(content: bytes, position: int) -> Record:
+def decode(content: bytes, place: int) -> Record:
     """What `encode` was given. DataError of kind "checksum" for other bytes, "syntax" for what `encode` did not write there."""
     if len(content) < _HEADER.size or content[:4] != _MAGIC:
         raise DataError(f"a record that starts with {content[:4]!r}, expected {_MAGIC!r}", kind="syntax")
     _, checksum, found, image_bytes, key_bytes, count = _HEADER.unpack_from(content)
     if zlib.crc32(memoryview(content)[8:]) != checksum:
         raise DataError("the checksum is not that of the bytes", kind="checksum")
-    if found != position:
-        raise DataError(f"the record of row {found + 1} lies here", kind="checksum")
-    if count > len(content) // 4:
-        raise DataError(f"{count:,} captions announced in {len(content):,} bytes", kind="syntax")
-    lengths = [image_bytes, key_bytes, *struct.unpack_from(f"<{count}I", content[: _HEADER.size + 4 * count].ljust(8), _HEADER.size)]
-    if _HEADER.size + 4 * count + sum(lengths) != len(content):
-        raise DataError(f"{len(content):,} bytes, the header announces other lengths", kind="syntax")
+    if found != place:
+        raise DataError(f"the record of place {found} lies at {place}: files were exchanged", kind="checksum")
     start, parts = _HEADER.size + 4 * count, []
+    if start > len(content):
+        raise DataError(f"{count:,} captions announced in {len(content):,} bytes", kind="syntax")
+    lengths = [image_bytes, key_bytes, *struct.unpack_from(f"<{count}I", content, _HEADER.size)]
+    if start + sum(lengths) != len(content):
+        raise DataError(f"{len(content):,} bytes, the header announces other lengths", kind="syntax")
     for length in lengths:
         parts.append(content[start : start + length])
         start += length

@@ -53,7 +53,7 @@ def write(
             name = f"{out.resolve().name}-{number:05d}-of-{empty.files:05d}{SUFFIX}"
             rows = range(number * shard_rows, min((number + 1) * shard_rows, len(records)))
             if name not in finished:
-                finished[name] = _write_shard(out / name, _rows(records, rows, pool), on_error, on_skip)
+                finished[name] = _write_shard(out / name, rows.start, _rows(records, rows, pool), on_error, on_skip)
                 _replace(out / INDEX, Index(len(records), shard_rows, tuple(finished[key] for key in sorted(finished))).to_json().encode())
             progress.update(task, completed=rows.stop)
     index = array_record.read_index(out)
@@ -87,7 +87,7 @@ def _rows(records: Records, rows: range, pool: ThreadPoolExecutor) -> Iterator[R
         yield from pool.map(read, range(start, min(start + _READ_AHEAD, rows.stop)))
 
 
-def _write_shard(path: Path, rows: Iterator[Record | DataError], on_error: str, on_skip: OnSkip | None) -> Shard:
+def _write_shard(path: Path, first: int, rows: Iterator[Record | DataError], on_error: str, on_skip: OnSkip | None) -> Shard:
     partial = path.with_name(f".{path.name}.partial")
     skipped: Counter[str] = Counter()
     writer = array_record.library.ArrayRecordWriter(str(partial), _WRITER)
@@ -97,7 +97,7 @@ def _write_shard(path: Path, rows: Iterator[Record | DataError], on_error: str, 
             try:
                 if isinstance(row, DataError):
                     raise row
-                content = array_record.encode(row, position)
+                content = array_record.encode(row, first + position)
             except DataError as error:
                 if on_error == "raise":
                     raise
