@@ -55,25 +55,27 @@ class TfdsRows:
         self._image, self._caption, self._key = image_feature, caption_feature, key_feature
         self._damage = (RuntimeError, ValueError, IndexError, OSError, _package("google.protobuf.message").DecodeError)
         try:
-            in_folder = (Path(name) / "dataset_info.json").is_file()
-            builder = tfds.builder_from_directory(name) if in_folder else tfds.builder(name, data_dir=data_dir)
-            features = builder.info.features
-            self._check_features(list(features))
-            pictures = [each for each, feature in features.items() if isinstance(feature, tfds.features.Image)]
-            self._rows = builder.as_data_source(split, decoders={each: tfds.decode.SkipDecoding() for each in pictures})
-            files = builder.info.splits[split].file_instructions
+            self._open(tfds, name, split, data_dir)
         except ImportError as error:
             raise DataError(f"{self._place}: {error}; run: pip install -r requirements-tfds.txt", kind="missing") from error
+        except DataError:
+            raise
         except _SETTINGS as error:
-            if isinstance(error, DataError):
-                raise
             kind = "type" if isinstance(error, NotImplementedError) else "missing"
             remedy = 'prepare it with download_and_prepare(file_format="array_record")'
-            raise DataError(f"{self._place}: {_first_line(error)}; {remedy}, and name its data_dir", kind=kind) from error
-        self._files = [str(each.filename) for each in files]
-        self._ends = list(itertools.accumulate(each.take for each in files))
+            raise DataError(f"{self._place}: {_first_sentence(error)}; {remedy}, and name its data_dir", kind=kind) from error
+
+    def _open(self, tfds: Any, name: str, split: str, data_dir: str | None) -> None:
+        in_folder = (Path(name) / "dataset_info.json").is_file()
+        builder = tfds.builder_from_directory(name) if in_folder else tfds.builder(name, data_dir=data_dir)
+        features = builder.info.features
+        self._check_features(list(features))
+        files = builder.info.splits[split].file_instructions
+        self._files, self._ends = [str(each.filename) for each in files], list(itertools.accumulate(each.take for each in files))
         if len(self) == 0:
             raise DataError(f"{self._place}: the split has no row", kind="empty")
+        pictures = [feature for feature, form in features.items() if isinstance(form, tfds.features.Image)]
+        self._rows = builder.as_data_source(split, decoders={feature: tfds.decode.SkipDecoding() for feature in pictures})
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -88,7 +90,7 @@ class TfdsRows:
         except self._damage as error:
             kind = "missing" if not Path(shard).exists() else "checksum" if "hash mismatch" in str(error) else "syntax"
             raise DataError(
-                f"{place}: cannot be read ({_first_line(error)}); prepare the data set again", kind=kind, shard=shard
+                f"{place}: cannot be read ({_first_sentence(error)}); prepare the data set again", kind=kind, shard=shard
             ) from error
         try:
             return self._record(row, index)
@@ -138,9 +140,9 @@ def _text(value: Any, feature: str) -> str:
         raise DataError(f"feature {feature!r} is not UTF-8 ({error})", kind="encoding") from error
 
 
-def _first_line(error: Exception) -> str:
-    """TFDS lists all data sets it knows below the first line."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def _first_sentence(error: Exception) -> str:
+    """TFDS lists possible causes, or all data sets it knows, behind the first one."""
+    return next(iter(str(error).splitlines()), "").split(". ")[0] or type(error).__name__
 
 
 def _package(name: str) -> Any:
