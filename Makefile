@@ -62,7 +62,7 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0 open_clip_torch==3.3.0 timm==1.0.31
 	touch $@
 
-$(VENV)/installed-peers: $(VENV)/installed-dev requirements-peers.txt requirements-tpu.txt
+$(VENV)/installed-peers: $(VENV)/installed-dev requirements-peers.txt requirements-tpu.txt requirements-tfds.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
 	touch $@
 

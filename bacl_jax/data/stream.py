@@ -25,13 +25,13 @@ class Record:
     image:    the encoded picture (JPEG, PNG, WebP, ...), whole and not looked at.
     captions: as stored, one or more.
     key:      names the source image: rows with one key hold the same picture.
-    shard:    the file that holds it.
+    shard:    the file that holds it; says where a bad picture is.
     """
 
     image: bytes
     captions: tuple[str, ...]
     key: str
-    shard: str = ""
+    shard: str = dataclasses.field(default="", compare=False)
 
 
 @runtime_checkable

@@ -78,7 +78,7 @@ class TarShards:
             words = _caption(text[tar_members.BLOCK :], is_json, where)
         except DataError as error:
             raise DataError(str(error), kind=error.kind, shard=self._locations[shard]) from error
-        return Record(picture[image - head :], (words,), f"{self._shards[shard].name}/{stem}")
+        return Record(picture[image - head :], (words,), f"{self._shards[shard].name}/{stem}", self._locations[shard])
 
     def _choose(self, opened: tar_index.Index, locations: list[str]) -> list[int]:
         """Each location's shard in the index: that with the longest name which ends the location."""

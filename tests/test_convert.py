@@ -1,0 +1,143 @@
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bacl_jax.data import convert
+from bacl_jax.data.array_record import ArrayRecordFiles
+from bacl_jax.data.source import DataError
+from bacl_jax.data.stream import Record
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass
+class Rows:
+    """Rows made from their numbers; those in `bad` raise."""
+
+    n: int
+    bad: tuple[int, ...] = ()
+    seconds: float = 0.0
+
+    def __post_init__(self):
+        self.asked = []
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        time.sleep(self.seconds)
+        if index in self.bad:
+            raise DataError(f"row {index}", kind="missing" if index % 2 else "syntax", shard=f"file {index // 10}")
+        return Record(random.Random(index).randbytes(500), (f"caption {index}",), f"key {index}")
+
+
+def _content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_files_and_index(tmp_path):
+    index = convert.write(Rows(23), tmp_path / "a", shard_rows=10)
+    names = [f"a-0000{i}-of-00003.array_record" for i in range(3)]
+    assert sorted(_content(tmp_path / "a")) == [*names, "index.json"]
+    stored = json.loads((tmp_path / "a" / "index.json").read_text())
+    assert {key: stored[key] for key in ("rows", "skipped", "complete")} == {"rows": 23, "skipped": {}, "complete": True}
+    for name, shard, rows in zip(names, stored["shards"], (10, 10, 3), strict=True):
+        content = (tmp_path / "a" / name).read_bytes()
+        assert shard == {"name": name, "rows": rows, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "skipped": {}}
+    assert [dataclasses.asdict(shard) for shard in index.shards] == stored["shards"]
+    assert list(ArrayRecordFiles(str(tmp_path / "a"))) == [Rows(23)[i] for i in range(23)]
+
+
+def test_rows_left_out_are_counted(tmp_path, caplog):
+    bad, skipped = (0, 3, 10, 11, 12, 13, 14, 22), []
+    index = convert.write(Rows(25, bad), tmp_path / "a", shard_rows=5, on_error="skip", on_skip=skipped.append)
+    assert [shard.rows for shard in index.shards] == [3, 5, 0, 5, 4]
+    assert [shard.skipped for shard in index.shards] == [{"missing": 1, "syntax": 1}, {}, {"missing": 2, "syntax": 3}, {}, {"syntax": 1}]
+    assert json.loads((tmp_path / "a" / "index.json").read_text())["skipped"] == {"missing": 3, "syntax": 5}
+    assert [str(error) for error in skipped] == [f"row {row}" for row in bad]
+    assert "8 rows left out" in caplog.text
+    assert [row.key for row in ArrayRecordFiles(str(tmp_path / "a"))] == [f"key {i}" for i in range(25) if i not in bad]
+
+
+def test_a_bad_row_stops_it_and_leaves_whole_files(tmp_path):
+    with pytest.raises(DataError, match="row 13"):
+        convert.write(Rows(25, (13,)), tmp_path / "a", shard_rows=10)
+    assert sorted(_content(tmp_path / "a")) == ["a-00000-of-00003.array_record", "index.json"]
+    with pytest.raises(DataError, match="stopped after 1 of 3 files; start it again"):
+        ArrayRecordFiles(str(tmp_path / "a"))
+    mended = Rows(25)
+    convert.write(mended, tmp_path / "a", shard_rows=10)
+    assert sorted(mended.asked) == list(range(10, 25))
+    convert.write(Rows(25), tmp_path / "b" / "a", shard_rows=10)
+    assert _content(tmp_path / "a") == _content(tmp_path / "b" / "a")
+
+
+def test_files_that_were_lost_or_cut_are_written_again(tmp_path):
+    convert.write(Rows(25), tmp_path / "a", shard_rows=5)
+    before = _content(tmp_path / "a")
+    (tmp_path / "a" / "a-00001-of-00005.array_record").unlink()
+    os.truncate(tmp_path / "a" / "a-00003-of-00005.array_record", 100)
+    again = Rows(25)
+    convert.write(again, tmp_path / "a", shard_rows=5)
+    assert sorted(again.asked) == [*range(5, 10), *range(15, 20)]
+    assert _content(tmp_path / "a") == before
+
+
+def test_what_is_refused(tmp_path):
+    convert.write(Rows(25), tmp_path / "a", shard_rows=5)
+    for rows, shard_rows in ((26, 5), (25, 6)):
+        with pytest.raises(DataError, match=r"holds a conversion of 25 rows, 5 a file; this one has .* choose another folder") as caught:
+            convert.write(Rows(rows), tmp_path / "a", shard_rows=shard_rows)
+        assert caught.value.kind == "type"
+    with pytest.raises(DataError, match="no row to convert") as caught:
+        convert.write(Rows(0), tmp_path / "b")
+    assert caught.value.kind == "empty"
+    with pytest.raises(ValueError, match="shard_rows = 0"):
+        convert.write(Rows(3), tmp_path / "b", shard_rows=0)
+
+
+def test_a_disk_that_fills_up(tmp_path):
+    """What stops here is the size that a file may have; errors of writing come out alike."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"a-00000-of-00001.array_record cannot be written: .*File too large"):
+            convert.write(Rows(2000), tmp_path / "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert _content(tmp_path / "a") == {}
+
+
+def test_killed_at_any_time(tmp_path):
+    """What is left is never taken for whole, and a further start makes what one start would have made."""
+    program = "import sys, test_convert as t; t.convert.write(t.Rows(60, seconds=0.3), t.Path(sys.argv[1]), shard_rows=10)"
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    out, starts = tmp_path / "a", 0
+    for seconds in (0.05, 0.1, 0.02):
+        child = subprocess.Popen([sys.executable, "-c", program, str(out)], env=environment, stdout=subprocess.DEVNULL)
+        known = len(list(out.glob("*.array_record")))
+        while child.poll() is None and len(list(out.glob(".*.partial"))) == 0:
+            time.sleep(0.002)
+        while child.poll() is None and len(list(out.glob("*.array_record"))) == known and seconds > 0.02:
+            time.sleep(0.002)
+        time.sleep(seconds)
+        child.kill()
+        starts += child.wait() == -signal.SIGKILL
+        with pytest.raises(DataError, match=r"stopped after . of 6 files|no file that ends in index.json"):
+            ArrayRecordFiles(str(out))
+    assert starts == 3
+    convert.write(Rows(60), out, shard_rows=10)
+    convert.write(Rows(60), tmp_path / "b" / "a", shard_rows=10)
+    assert _content(out) == _content(tmp_path / "b" / "a")
