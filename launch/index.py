@@ -2,10 +2,14 @@
 
     python -m launch.index --path='shards/{00000..00099}.tar'
     python -m launch.index --path='https://host/shards/{00000..00099}.tar' --out=shards.index --workers=32 --on_error=skip
+    python -m launch.index --path='shards/{00000..00099}.tar' --convert=array_record --out=records
+    python -m launch.index --kind=parquet --path='tables/*.parquet' --image_column=jpg --convert=array_record --out=records
 
 --path      the shards: a range or list in braces, a pattern with *, or a folder; local, http(s), or any URL that fsspec reads
 --out       the index file, local; by default shards.index in the folder of the shards
 --workers   processes that read local shards, threads that read remote ones; by default one for each core
+--convert   writes all rows to ArrayRecord files with checksums instead, into the folder --out; tar shards must be indexed before
+--kind      what is converted: webdataset, parquet, array_record or tfds; with --image_column and --caption_column where these have others
 --on_error  raise: stop at the first fault; skip: leave out what is bad and count it by kind (docs/data.md)
 
 Reads headers only. A run that was stopped goes on with the same command; shards that the index holds with the same size are not read again.
@@ -13,27 +17,56 @@ Exit codes: 0 done, 2 bad usage or data, else a crash.
 """
 
 import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from bacl_jax.config import ConfigError
-from bacl_jax.data import tar_index
+from bacl_jax import data
+from bacl_jax.config import ConfigError, from_config_dict
+from bacl_jax.data import convert, tar_index
 from launch import command
 
 PATH = flags.DEFINE_string("path", None, "The shards.")
 OUT = flags.DEFINE_string("out", None, "The index file.")
 WORKERS = flags.DEFINE_integer("workers", None, "Processes or threads; one for each core if left out.", lower_bound=1)
 ON_ERROR = flags.DEFINE_enum("on_error", "raise", ["raise", "skip"], "What a fault leads to.")
+CONVERT = flags.DEFINE_enum("convert", None, ["array_record"], "Write all rows in this form.")
+KIND = flags.DEFINE_enum("kind", "webdataset", ["webdataset", "parquet", "array_record", "tfds"], "What is converted.")
+IMAGE_COLUMN = flags.DEFINE_string("image_column", "image", "Column of the encoded picture.")
+CAPTION_COLUMN = flags.DEFINE_string("caption_column", "caption", "Column of the caption.")
 
 
 def main() -> None:
     if not PATH.value:
         raise ConfigError("--path must be given, as in --path='shards/{00000..00099}.tar'; --help tells more")
+    if CONVERT.value:
+        report(*converted())
+        return
+    if KIND.value != "webdataset":
+        raise ConfigError(f"--kind={KIND.value} without --convert: only tar shards need an index; {KIND.value} is read as it is")
     index = tar_index.build(PATH.value, OUT.value, workers=WORKERS.value or os.cpu_count() or 1, on_error=ON_ERROR.value)
-    print(f"{len(index.rows):,} rows in {len(index.shards):,} shards")
-    for kind, count in index.left_out.most_common():
-        where = [shard for shard in index.shards if kind in shard.left_out]
-        print(f"left out, {kind}: {count:,} in {len(where):,} shards, as {where[0].examples[kind]}")
+    examples = {kind: shard.examples[kind] for shard in index.shards for kind in shard.left_out}
+    report(len(index.rows), f"{len(index.shards):,} shards", Counter(index.left_out), examples)
+
+
+def converted() -> tuple[int, str, Counter[str], dict[str, str]]:
+    """Converts; what `report` is told. ConfigError without --out."""
+    if not OUT.value:
+        raise ConfigError("--out must be given with --convert: the folder of the ArrayRecord files")
+    names = {"image_column": IMAGE_COLUMN.value, "caption_column": CAPTION_COLUMN.value}
+    source: Any = {"kind": KIND.value, "path": PATH.value, "on_error": ON_ERROR.value} | names
+    config = from_config_dict({"data": source}).data
+    index = convert.write(data.open_records(config), Path(OUT.value), on_error=config.on_error)
+    skipped = sum((Counter(shard.skipped) for shard in index.shards), Counter())
+    return sum(shard.rows for shard in index.shards), f"{len(index.shards):,} files in {OUT.value}", skipped, {}
+
+
+def report(rows: int, where: str, left_out: Counter[str], examples: dict[str, str]) -> None:
+    print(f"{rows:,} rows in {where}")
+    for kind, count in left_out.most_common():
+        print(f"left out, {kind}: {count:,}" + (f", as {examples[kind]}" if kind in examples else ""))
 
 
 if __name__ == "__main__":

@@ -182,6 +182,8 @@ def test_what_may_change_is_what_the_architecture_lists():
     changeable = {name for name in FIELDS if is_changeable(name)}
     assert changeable == {
         "data.path",
+        "data.index",
+        "data.folder",
         "data.threads",
         "data.prefetch",
         "model.remat",

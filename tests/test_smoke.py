@@ -1,6 +1,8 @@
 """Every config file really runs: two steps of it, small, from the data to an evaluation and a checkpoint."""
 
 import importlib
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import tiny
 from PIL import Image
 
 from bacl_jax.config import from_config_dict
+from bacl_jax.data import tar_index
 from bacl_jax.train.checkpoint import Checkpoints, claim_workdir
 from bacl_jax.train.hooks import Preemption
 from launch import session
@@ -56,6 +59,22 @@ def manifest(folder):
     return str(folder / "pairs.csv")
 
 
+def shards(folder):
+    """The pairs of `manifest` as two tar shards with their index; a picture of the second is none."""
+    rows = Path(manifest(folder)).read_text().splitlines()[1:]
+    for shard in range(2):
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for row in rows[12 * shard : 12 * shard + 12]:
+                picture, caption, _ = row.split(",")
+                for name, content in ((picture, (folder / picture).read_bytes()), (f"{picture[:-4]}.txt", caption.encode())):
+                    member = tarfile.TarInfo(name)
+                    content = b"no picture" if name == "20.png" else content
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    tar_index.build(str(folder / "{0,1}.tar"))
+    return str(folder / "{0,1}.tar")
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_two_steps(name, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "make_mesh", lambda config: tiny.one_device())  # eight fake ones take eight times as long
@@ -65,6 +84,9 @@ def test_two_steps(name, tmp_path, monkeypatch):
         overrides |= SMALLER
     if settings.data.kind == "manifest":
         overrides |= {"data.path": manifest(tmp_path), "data.split_column": "split"}
+    if settings.data.kind == "webdataset":
+        few = {"data.validation_rows": 2, "data.test_rows": 0}
+        overrides |= few | {"data.path": shards(tmp_path), "data.on_error": "skip", "data.max_error_share": 1.0}
     settings.update_from_flattened_dict(overrides)
     config = from_config_dict(settings)
     claim_workdir(tmp_path / "run", config)

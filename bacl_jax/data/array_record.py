@@ -143,7 +143,7 @@ class ArrayRecordFiles:
             kind = "checksum" if "hash mismatch" in str(error) else "syntax"
             raise DataError(f"{file}, row {position + 1}: not readable ({error}); {_REMEDY}", kind=kind, shard=file) from error
         try:
-            return decode(content, first + position)
+            return dataclasses.replace(decode(content, first + position), shard=file)
         except DataError as error:
             raise DataError(f"{file}, row {position + 1}: {error}; {_REMEDY}", kind=error.kind, shard=file) from error
 
