@@ -12,14 +12,11 @@
 --kind      what is converted: webdataset, parquet, array_record or tfds; with --image_column and --caption_column where these have others
 --on_error  raise: stop at the first fault; skip: leave out what is bad and count it by kind (docs/data.md)
 
-Reads headers only. A run that was stopped goes on with the same command; shards that the index holds with the same size are not read again.
-Exit codes: 0 done, 2 bad usage or data, else a crash.
+Stopped, the same command goes on. Exit codes: 0 done, 2 bad usage or data, else a crash.
 """
 
 import os
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
@@ -28,7 +25,7 @@ from bacl_jax.config import ConfigError, from_config_dict
 from bacl_jax.data import convert, tar_index
 from launch import command
 
-PATH = flags.DEFINE_string("path", None, "The shards.")
+PATH = flags.DEFINE_string("path", "", "The shards.")
 OUT = flags.DEFINE_string("out", None, "The index file.")
 WORKERS = flags.DEFINE_integer("workers", None, "Processes or threads; one for each core if left out.", lower_bound=1)
 ON_ERROR = flags.DEFINE_enum("on_error", "raise", ["raise", "skip"], "What a fault leads to.")
@@ -41,32 +38,17 @@ CAPTION_COLUMN = flags.DEFINE_string("caption_column", "caption", "Column of the
 def main() -> None:
     if not PATH.value:
         raise ConfigError("--path must be given, as in --path='shards/{00000..00099}.tar'; --help tells more")
-    if CONVERT.value:
-        report(*converted())
-        return
-    if KIND.value != "webdataset":
-        raise ConfigError(f"--kind={KIND.value} without --convert: only tar shards need an index; {KIND.value} is read as it is")
-    index = tar_index.build(PATH.value, OUT.value, workers=WORKERS.value or os.cpu_count() or 1, on_error=ON_ERROR.value)
-    examples = {kind: shard.examples[kind] for shard in index.shards for kind in shard.left_out}
-    report(len(index.rows), f"{len(index.shards):,} shards", Counter(index.left_out), examples)
-
-
-def converted() -> tuple[int, str, Counter[str], dict[str, str]]:
-    """Converts; what `report` is told. ConfigError without --out."""
-    if not OUT.value:
+    if CONVERT.value is None and KIND.value != "webdataset":
+        raise ConfigError(f"--kind={KIND.value} without --convert: only tar shards need an index")
+    if CONVERT.value and OUT.value is None:
         raise ConfigError("--out must be given with --convert: the folder of the ArrayRecord files")
-    names = {"image_column": IMAGE_COLUMN.value, "caption_column": CAPTION_COLUMN.value}
-    source: Any = {"kind": KIND.value, "path": PATH.value, "on_error": ON_ERROR.value} | names
-    config = from_config_dict({"data": source}).data
-    index = convert.write(data.open_records(config), Path(OUT.value), on_error=config.on_error)
-    skipped = sum((Counter(shard.skipped) for shard in index.shards), Counter())
-    return sum(shard.rows for shard in index.shards), f"{len(index.shards):,} files in {OUT.value}", skipped, {}
-
-
-def report(rows: int, where: str, left_out: Counter[str], examples: dict[str, str]) -> None:
-    print(f"{rows:,} rows in {where}")
-    for kind, count in left_out.most_common():
-        print(f"left out, {kind}: {count:,}" + (f", as {examples[kind]}" if kind in examples else ""))
+    if CONVERT.value:
+        names = {"image_column": IMAGE_COLUMN.value, "caption_column": CAPTION_COLUMN.value}
+        config = from_config_dict({"data": {"kind": KIND.value, "path": PATH.value, "on_error": ON_ERROR.value} | names}).data
+        index = convert.write(data.open_records(config), Path(OUT.value or ""), on_error=config.on_error)
+    else:
+        index = tar_index.build(PATH.value, OUT.value, workers=WORKERS.value or os.cpu_count() or 1, on_error=ON_ERROR.value)
+    print("\n".join(index.summary()))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from bacl_jax.data import storage, tar_index, tar_members, tar_scan
+from bacl_jax.data.array_record import ArrayRecordFiles
 from bacl_jax.data.source import DataError
 from bacl_jax.data.stream import Records
 from bacl_jax.data.tar_index import Shard, build
@@ -728,11 +729,23 @@ def test_the_door_with_processes_does_what_threads_do(shards):
     assert len(TarShards(str(shards), f"{shards}/here/index")) == 16
 
 
+def test_the_door_converts_shards_to_array_record(shards, tmp_path):
+    build(str(shards))
+    done = launch(f"--path={shards}", "--convert=array_record", f"--out={tmp_path}/records")
+    assert done.returncode == 0, done.stderr
+    assert "15 rows in 1 files" in done.stdout
+    converted, records = ArrayRecordFiles(f"{tmp_path}/records"), TarShards(str(shards))
+    assert [converted[i] for i in range(15)] == [records[i] for i in range(15)]
+    assert converted[0].shard.endswith(".array_record")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], "--path must be given"),
         (["--path={bad}"], "'b' has no caption"),
+        (["--path={bad}", "--convert=array_record"], "--out must be given with --convert"),
+        (["--path={bad}", "--kind=parquet"], "--kind=parquet without --convert"),
     ],
 )
 def test_bad_use_is_one_line_and_exit_code_2(tmp_path, arguments, said):

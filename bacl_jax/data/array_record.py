@@ -20,6 +20,7 @@ import importlib
 import json
 import struct
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,23 @@ class Index:
         """How many files the folder has when it is complete."""
         return -(-self.source_rows // self.shard_rows)
 
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """Rows left out of all files, by kind."""
+        return sum((Counter(shard.skipped) for shard in self.shards), Counter())
+
+    def summary(self) -> list[str]:
+        """Lines for a person: rows, and what was left out."""
+        lines = [f"left out, {kind}: {count:,}" for kind, count in self.skipped.most_common()]
+        return [f"{self.rows:,} rows in {len(self.shards):,} files", *lines]
+
     def to_json(self) -> str:
-        skipped: dict[str, int] = {}
-        for shard in self.shards:
-            skipped = {kind: skipped.get(kind, 0) + shard.skipped.get(kind, 0) for kind in sorted({*skipped, *shard.skipped})}
-        totals = {"rows": sum(shard.rows for shard in self.shards), "skipped": skipped, "complete": len(self.shards) == self.files}
+        skipped = dict(sorted(self.skipped.items()))
+        totals = {"rows": self.rows, "skipped": skipped, "complete": len(self.shards) == self.files}
         return json.dumps({"format": _MAGIC.decode(), **totals, **dataclasses.asdict(self)}, indent=1) + "\n"
 
 

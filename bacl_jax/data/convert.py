@@ -57,7 +57,7 @@ def write(
                 _replace(out / INDEX, Index(len(records), shard_rows, tuple(finished[key] for key in sorted(finished))).to_json().encode())
             progress.update(task, completed=rows.stop)
     index = array_record.read_index(out)
-    skipped = sum((Counter(shard.skipped) for shard in index.shards), Counter())
+    skipped = index.skipped
     if skipped:
         log.warning("%s: %d rows left out: %s", out, sum(skipped.values()), dict(skipped))
     return index

@@ -71,6 +71,14 @@ class Index:
         """Rows, members and shards left out of all shards, by kind."""
         return sum((Counter(shard.left_out) for shard in self.shards), Counter())
 
+    def summary(self) -> list[str]:
+        """Lines for a person: rows, and what was left out with the first example of each kind."""
+        where = {kind: [shard for shard in self.shards if kind in shard.left_out] for kind in self.left_out}
+        return [f"{len(self.rows):,} rows in {len(self.shards):,} shards"] + [
+            f"left out, {kind}: {count:,} in {len(where[kind]):,} shards, as {where[kind][0].examples[kind]}"
+            for kind, count in self.left_out.most_common()
+        ]
+
 
 def default_path(locations: Sequence[str]) -> str:
     """Beside the shards, in the folder that they share. Raises DataError for remote shards, whose index must be given a local path."""
