@@ -42,3 +42,20 @@ def test_an_unknown_topology_is_one_line_and_exit_code_2():
     done = compiled("--topology=v5e:4x4x4")
     assert done.returncode == 2
     assert done.stderr == "error: --topology=v5e:4x4x4: a shape of 3 dimensions; v5e has 2, as in v5e:4x4\n"
+
+
+@pytest.mark.parametrize("path", ["{tmp}/no/report.json", "{tmp}"])
+def test_a_report_that_cannot_be_written_is_refused_before_the_compile(path, tmp_path):
+    path = path.format(tmp=tmp_path)
+    done = compiled("--topology=v9:2x2", f"--out={path}")  # the topology is what would be refused next
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: --out={path} cannot be written: ")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_check_of_the_report_leaves_the_files_as_they_are(tmp_path):
+    (tmp_path / "old.json").write_text("{}")
+    for name in ("old.json", "new.json"):
+        assert "--topology=v9:2x2: must be" in compiled("--topology=v9:2x2", f"--out={tmp_path / name}").stderr
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old.json", "{}")]
