@@ -35,10 +35,13 @@ def main() -> None:
         failure = supervise.Processes(commands, supervise.environments(count, gpus), logs).run()
     except OSError as error:
         raise ConfigError(f"--workdir={train.WORKDIR.value} cannot be written: {error.strerror}; take another --workdir") from None
-    if failure:
-        if failure.code == 2:
-            command.fail(failure.line)
-        sys.exit(f"error: {failure.line}")
+    if failure is None:
+        return
+    if failure.line is None:
+        sys.exit(failure.code)
+    if failure.code == 2:
+        command.fail(failure.line)
+    sys.exit(f"error: {failure.line}")
 
 
 def _free_port() -> int:

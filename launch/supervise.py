@@ -15,14 +15,18 @@ from types import FrameType
 from typing import Any
 
 GRACE_SECONDS = 10.0  # after one has failed, for the others to end by themselves and say what they saw; then they are killed
+ERROR = "error: "  # how the line starts in which a process says why it ends with code 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """code: exit code of the process that failed first, negative for a signal; line: which it was and where its output is."""
+    """code: exit code of the process that failed first, negative for a signal; line: what is left to say of it, None: nothing.
+
+    A process that ends with code 2 has said in one line why; that of process 0 was shown, and those of the others are most often the same.
+    """
 
     code: int
-    line: str
+    line: str | None
 
 
 class Processes:
@@ -63,7 +67,7 @@ class Processes:
             threading.Thread(target=self._watch, args=(number, process), daemon=True).start()
 
     def _wait(self) -> Failure | None:
-        failure, asked, killed_at = None, 0, math.inf
+        failure, asked, killed_at, codes = None, 0, math.inf, {}
         while self._running:
             try:
                 number = self._events.get(timeout=None if failure is None else max(killed_at - time.monotonic(), 0.1))
@@ -75,12 +79,17 @@ class Processes:
                 self._send(signal.SIGTERM if asked == 1 else signal.SIGKILL)
                 continue
             process = self._running.pop(number)
+            codes[number] = process.returncode
             if failure is None and process.returncode != 0:
                 failure, killed_at = self._describe(number, process), time.monotonic() + GRACE_SECONDS
-        return failure
+        return Failure(2, None) if failure and failure.code == codes[0] == 2 else failure
 
     def _describe(self, number: int, process: "subprocess.Popen[bytes]") -> Failure:
         code = process.returncode
+        if code == 2 and number > 0:
+            lines = self.log(number).read_text(errors="replace").splitlines()
+            if said := [line for line in lines if line.startswith(ERROR)]:
+                return Failure(code, said[-1].removeprefix(ERROR))
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         where = "above" if number == 0 else f"in {self.log(number)}"
         return Failure(code, f"process {number} (pid {process.pid}) {how}, its output is {where}; the others were ended")

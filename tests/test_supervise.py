@@ -40,6 +40,21 @@ def test_the_first_that_fails_is_named_and_no_other_stays(run, tmp_path):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
+REFUSED = "echo other >&2; echo 'error: seed = -1' >&2; exit 2"
+
+
+def test_what_process_0_has_said_is_not_said_again(run, capfd):
+    for scripts in ((REFUSED, REFUSED), (f"sleep 0.5; {REFUSED}", REFUSED), (REFUSED, "sleep 100")):
+        failure = run(*scripts)
+        assert (failure.code, failure.line) == (2, None)
+        assert capfd.readouterr().err.count("error: ") == 1
+
+
+def test_what_another_process_has_said_is_said_once(run):
+    failure = run("sleep 100", REFUSED)
+    assert (failure.code, failure.line) == (2, "seed = -1")
+
+
 def test_a_process_that_was_killed(run):
     failure = run("kill -KILL $$", "sleep 100")
     assert "was ended by SIGKILL, its output is above" in failure.line

@@ -229,6 +229,11 @@ def test_a_killed_process_ends_the_others_and_is_named(manifest, tmp_path):
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
+def test_what_all_refuse_is_said_once(manifest, tmp_path):
+    code, out = finish(launched(manifest, tmp_path / "run", 3, "--config.objective.groups=1"))
+    assert (code, out) == (2, "error: train.batch_size 8 does not divide over the 3 devices: use 6 or 9\n")
+
+
 def test_without_a_launcher_survivors_end_too(manifest, tmp_path):
     joining = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2", "--config.train.steps=100000"]
     running = [launched(manifest, tmp_path / "run", 1, *joining, f"--process={number}") for number in range(2)]
