@@ -21,7 +21,7 @@ from ml_collections import config_flags
 from bacl_jax.config import Config, ConfigError, from_config_dict
 from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir, lock_workdir
 from bacl_jax.train.hooks import Preemption
-from launch import command, distributed, session
+from launch import command, distributed, session, supervise
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Python file with get_config().")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -30,6 +30,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 def main() -> None:
     if CONFIG.value is None or WORKDIR.value is None:
         raise ConfigError("--config and --workdir must be given: --config=configs/emoji_bacl.py --workdir=runs/bacl; --help tells more")
+    supervise.end_with_launcher()
     config = from_config_dict(CONFIG.value)
     with distributed.joined(config, WORKDIR.value), lock_workdir(WORKDIR.value), Preemption() as preemption:
         if not train(config, WORKDIR.value, preemption):

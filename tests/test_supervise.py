@@ -2,10 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from running import runs
 
 from launch import supervise
 from launch.supervise import Processes
@@ -71,3 +75,25 @@ def test_a_second_signal_kills(run):
     for delay in (1.0, 2.0):
         threading.Timer(delay, os.kill, (os.getpid(), signal.SIGTERM)).start()
     assert "was ended by SIGKILL" in run("trap '' TERM; while true; do sleep 0.1; done").line
+
+
+LAUNCHER = """
+import os, pathlib, sys
+from launch.supervise import Processes
+child = "import os, pathlib, time; from launch.supervise import end_with_launcher; end_with_launcher();"
+child += "pathlib.Path('{folder}/' + str(os.getpid())).touch(); time.sleep(100)"
+Processes([[sys.executable, "-c", child]] * 2, [dict(os.environ)] * 2, pathlib.Path("{folder}/logs")).run()
+"""
+
+
+def test_a_killed_launcher_leaves_no_process(tmp_path):
+    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER.format(folder=tmp_path)], cwd=Path(__file__).parents[1])
+    while len(pids := [int(path.name) for path in tmp_path.glob("[0-9]*")]) < 2:
+        assert launcher.poll() is None
+        time.sleep(0.05)
+    launcher.kill()
+    launcher.wait()
+    before = time.monotonic()
+    while any(map(runs, pids)):
+        assert time.monotonic() - before < 30
+        time.sleep(0.05)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from running import runs
 
 pytestmark = pytest.mark.xdist_group("processes")  # they share runs, and two cores
 ROOT = Path(__file__).parents[2]
@@ -229,9 +230,23 @@ def test_a_killed_process_ends_the_others_and_is_named(manifest, tmp_path):
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
+def test_a_killed_launcher_leaves_no_process(manifest, tmp_path):
+    process = launched(manifest, tmp_path / "run", 2, "--config.train.steps=100000")
+    wait_for_step(process, tmp_path / "run", 2)
+    pids = children(process)
+    assert len(pids) == 2
+    process.kill()
+    before = time.monotonic()
+    finish(process)
+    while any(map(runs, pids)):
+        assert time.monotonic() - before < 10
+        time.sleep(0.1)
+
+
 def test_what_all_refuse_is_said_once(manifest, tmp_path):
     code, out = finish(launched(manifest, tmp_path / "run", 3, "--config.objective.groups=1"))
-    assert (code, out) == (2, "error: train.batch_size 8 does not divide over the 3 devices: use 6 or 9\n")
+    said = [line for line in out.splitlines() if not line.startswith("[Gloo]")]  # tells who it is connected to
+    assert (code, said) == (2, ["error: train.batch_size 8 does not divide over the 3 devices: use 6 or 9"])
 
 
 def test_without_a_launcher_survivors_end_too(manifest, tmp_path):
