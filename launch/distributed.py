@@ -14,7 +14,6 @@ import jax
 from absl import flags
 
 from bacl_jax.config import Config, ConfigError, flatten
-from bacl_jax.train.metrics import NonFiniteError
 from bacl_jax.train.processes import wait_for_all
 from launch import command
 from launch.rendezvous import Place, differences, meet
@@ -59,7 +58,7 @@ def joined(config: Config, workdir: str) -> Iterator[None]:
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
         try:
             yield
-        except (*command.ONE_LINE, NonFiniteError, KeyboardInterrupt) as error:
+        except (*command.ONE_LINE, *command.FAILED, KeyboardInterrupt) as error:
             atexit.register(
                 _exit, 2 if isinstance(error, command.ONE_LINE) else 1
             )  # runs before JAX's own, which would wait for the others

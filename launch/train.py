@@ -19,6 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bacl_jax.config import Config, ConfigError, from_config_dict
+from bacl_jax.train import processes
 from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir, lock_workdir
 from bacl_jax.train.hooks import Preemption
 from launch import command, distributed, session, supervise
@@ -41,6 +42,7 @@ def train(config: Config, workdir: str, preemption: Preemption) -> bool:
     """Trains and reports; False if a signal came before the end."""
     check_workdir(workdir, config)
     dataset = session.read_data(config)  # before orbax's threads run: bad data end the run with one line
+    processes.wait_for_all("the data are read", processes.TOGETHER_SECONDS)
     with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
         run = session.open_run(config, dataset, checkpoints)
         claim_workdir(workdir, config)

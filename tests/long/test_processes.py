@@ -262,6 +262,25 @@ def test_without_a_launcher_survivors_end_too(manifest, tmp_path):
     finish(running[1])
 
 
+@pytest.mark.parametrize(
+    ("stuck", "place", "before"),
+    [("read_data", "the data are read", "the start"), ("open_run", "the step is compiled", "checkpoints were checked")],
+)
+def test_a_process_that_is_alive_and_does_not_come_is_named(stuck, place, before, manifest, tmp_path):
+    joining = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2", "--config.train.steps=2", f"--workdir={tmp_path}/run"]
+    code = "import time; from launch import command, session, train; train.processes.TOGETHER_SECONDS = 20;"
+    running = [
+        start(
+            "-c", code + patch + "command.run(train.main, '')", *SETTINGS, f"--config.data.path={manifest}", *joining, f"--process={number}"
+        )
+        for number, patch in enumerate(("", f"session.{stuck} = lambda *arguments: time.sleep(10_000);"))
+    ]
+    (code, out), _ = map(finish, running)
+    assert code == 1
+    said = f"error: process 0 waited 20 s at: {place}; of 2 processes there did not come process 1 (last seen at: {before}): "
+    assert [line for line in out.splitlines() if line.startswith(said)], out
+
+
 def test_processes_that_disagree_say_so_and_end_with_code_2(manifest, tmp_path):
     joining = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2"]
     running = [launched(manifest, tmp_path / "run", 1, *joining, f"--process={n}", f"--config.seed={n}") for n in range(2)]
