@@ -32,7 +32,7 @@ def main() -> None:
     if CONFIG.value is None or TOPOLOGY.value is None:
         raise ConfigError("--config and --topology must be given: --config=configs/laion400m_vitb16_bacl.py --topology=v5e:16x16")
     if OUT.value:
-        _check_writable(Path(OUT.value))
+        compile_page.check_writable(Path(OUT.value))
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu asks no cloud server what machine it is on
     settings = CONFIG.value
     settings.data.path = settings.data.path or "none is read"  # a manifest without a path is refused, and none is needed here
@@ -45,19 +45,6 @@ def main() -> None:
     if tried is not config:
         fits = f"fits with --config.train.micro_batches={tried.train.micro_batches}" if report["fits"] else "fits with no micro-batches"
         print(f"does not fit as given; {fits}")
-
-
-def _check_writable(path: Path) -> None:
-    """ConfigError where the report could not be written after the minutes of a compile. Leaves what is there as it is."""
-    there = path.exists()
-    try:
-        path.open("a").close()
-    except OSError as error:
-        raise ConfigError(
-            f"--out={path} cannot be written: {error.strerror}; it must be a file in a folder that exists, take another"
-        ) from None
-    if not there:
-        path.unlink()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from bacl_jax.config import Config, ConfigError, flatten
 from bacl_jax.train.processes import wait_for_all
 from launch import command
 from launch.rendezvous import Place, differences, meet
+from launch.supervise import end_with_launcher
 
 HEARTBEAT_SECONDS = 20  # without a sign of life, after which a process counts as dead and JAX ends the others
 LEAVE_SECONDS = 25  # that a process which ends with an error waits for the others: until it is known who has died
@@ -35,6 +36,7 @@ def joined(config: Config, workdir: str) -> Iterator[None]:
     The processes must agree on config, code, versions and number of devices, else ConfigError in each. Standard output of all but process 0
     is dropped. A process that dies later ends the others within 60 s: they lose its connection, or JAX misses its heartbeat.
     """
+    end_with_launcher()
     if DEVICES.value is not None:
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
     place = _place()

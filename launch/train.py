@@ -19,10 +19,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from bacl_jax.config import Config, ConfigError, from_config_dict
-from bacl_jax.train import processes
 from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir, lock_workdir
 from bacl_jax.train.hooks import Preemption
-from launch import command, distributed, session, supervise
+from launch import command, distributed, session
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Python file with get_config().")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -31,7 +30,6 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 def main() -> None:
     if CONFIG.value is None or WORKDIR.value is None:
         raise ConfigError("--config and --workdir must be given: --config=configs/emoji_bacl.py --workdir=runs/bacl; --help tells more")
-    supervise.end_with_launcher()
     config = from_config_dict(CONFIG.value)
     with distributed.joined(config, WORKDIR.value), lock_workdir(WORKDIR.value), Preemption() as preemption:
         if not train(config, WORKDIR.value, preemption):
@@ -42,7 +40,6 @@ def train(config: Config, workdir: str, preemption: Preemption) -> bool:
     """Trains and reports; False if a signal came before the end."""
     check_workdir(workdir, config)
     dataset = session.read_data(config)  # before orbax's threads run: bad data end the run with one line
-    processes.wait_for_all("the data are read", processes.TOGETHER_SECONDS)
     with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
         run = session.open_run(config, dataset, checkpoints)
         claim_workdir(workdir, config)
