@@ -19,6 +19,7 @@ from bacl_jax.settings import (
     Decay,
     NonNegative,
     NonNegativeFloat,
+    Pattern,
     Positive,
     PositiveFloat,
     Range,
@@ -213,7 +214,7 @@ class MeshConfig:
     fsdp: Positive = changeable(1)  # devices along the batch that also share parameters, optimiser and averages
     tensor: Positive = changeable(1)  # devices that share attention heads and hidden layers
     fsdp_floor: NonNegative = changeable(65536)  # elements; smaller parameters are not cut by fsdp
-    whole: tuple[str, ...] = changeable(())  # paths (regular expressions) of parameters that are never cut
+    whole: tuple[Pattern, ...] = changeable(())  # paths of parameters that are never cut; each matches some parameter's whole path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ TENSOR: tuple[tuple[str, int], ...] = (  # path of a parameter -> the axis that 
     (r".*mlp/up/(kernel|bias)", -1),
     (r".*mlp/down/kernel", 0),
 )
+SHOWN = 4  # paths in the message about a pattern that matches none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +74,15 @@ def decide(path: str, shape: tuple[int, ...], config: MeshConfig) -> Decision:
 
 
 def decisions(params: Any, config: MeshConfig) -> list[Decision]:
-    """One for each parameter (arrays or their shapes), in the order of the tree."""
-    named = ((jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape) for path, leaf in jax.tree.leaves_with_path(params))
+    """One for each parameter (arrays or their shapes), in the order of the tree. ConfigError where an entry of mesh.whole names none."""
+    named = [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape) for path, leaf in jax.tree.leaves_with_path(params)]
+    for pattern in config.whole:
+        if not any(re.fullmatch(pattern, path) for path, _ in named):
+            some = ", ".join(path for path, _ in named[:: max(1, len(named) // SHOWN)][:SHOWN])
+            raise ConfigError(
+                f"config.mesh.whole: {pattern!r} matches the whole path of no parameter; there are {len(named)}, among them {some}; "
+                "set it with --config.mesh.whole=\"('pattern',)\""
+            )
     return [decide(path, shape, config) for path, shape in named]
 
 

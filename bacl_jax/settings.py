@@ -7,6 +7,7 @@ Knows no setting by name. A field's type says what it may hold (`Positive`, `Sha
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -40,11 +41,26 @@ class Range:
         return " and ".join(part for part in (low, high) if part)
 
 
+class RegularExpression:
+    """Texts that `re` can compile."""
+
+    def __contains__(self, value: str) -> bool:
+        try:
+            re.compile(value)
+        except re.error:
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return "that is a regular expression"
+
+
 Positive = Annotated[int, Range(1)]
 NonNegative = Annotated[int, Range(0)]
 PositiveFloat = Annotated[float, Range(0, open_low=True)]
 NonNegativeFloat = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
+Pattern = Annotated[str, RegularExpression()]
 Decay = Annotated[float, Range(0, 1, open_high=True)]
 
 
@@ -95,10 +111,10 @@ def _convert(hint: Any, value: Any) -> Any:
     """`value` as `hint`, TypeError where it is none: a bool is no number, an int is a float, a list is a tuple."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        number = _convert(args[0], value)
-        if number not in args[1]:
+        converted = _convert(args[0], value)
+        if converted not in args[1]:
             raise TypeError
-        return number
+        return converted
     if origin in (types.UnionType, typing.Union):
         return None if value is None else _convert(next(arg for arg in args if arg is not type(None)), value)
     if origin is Literal:

@@ -172,7 +172,7 @@ def mesh() -> ConfigDict:
     mesh.fsdp = 1  # (c) devices along the batch that also share parameters, optimiser and averages
     mesh.tensor = 1  # (c) devices that share attention heads and hidden layers
     mesh.fsdp_floor = 65536  # (c) elements; smaller parameters are not cut by fsdp
-    mesh.whole = ()  # (c) paths (regular expressions) of parameters that are never cut
+    mesh.whole = ()  # (c) regular expressions: parameters whose whole path one matches are never cut
     return mesh
 
 

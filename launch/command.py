@@ -18,9 +18,11 @@ from bacl_jax.data.source import DataError
 from bacl_jax.settings import describe_field
 from bacl_jax.train.checkpoint import CheckpointError
 from bacl_jax.train.metrics import NonFiniteError
+from bacl_jax.train.processes import LateError
 
 FIELD = re.compile(r"--?(?:no)?config\.([^=]+)")
 ONE_LINE = (ConfigError, DataError, CheckpointError)  # become one line on stderr and exit code 2
+FAILED = (NonFiniteError, LateError)  # become one line on stderr and exit code 1
 HELP = {"-h", "--help", "--helpshort", "--helpfull", "-help", "-?"}
 
 
@@ -37,7 +39,7 @@ def run(main: Callable[[], None], doc: str | None) -> None:
             main()
         except ONE_LINE as error:
             fail(str(error))
-        except NonFiniteError as error:
+        except FAILED as error:
             sys.exit(f"error: {error}")
 
     app.run(guarded, flags_parser=lambda argv: _parse(argv, doc or ""))

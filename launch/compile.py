@@ -4,7 +4,8 @@
     python -m launch.compile --config=configs/laion400m_vitb16_bacl.py --topology=v5e:8x8 --out=v5e.json --config.train.batch_size=8192
 
 --config    a file with get_config(), see configs/; its fields are set by --config.<field>=<value>. No data is read.
---topology  a family of v4, v5e, v5p, v6e and the shape of the slice, as libtpu names it: v5e:16x16, v5p:4x4x4
+--topology  a family of v4, v5e, v5p, v6e and the shape of the slice, of two dimensions for v5e and v6e and of three for v4 and v5p:
+            v5e:16x16, v5p:4x4x4
 --out       JSON file that the report is written to
 
 Needs libtpu: pip install -r requirements-tpu.txt. Where the step does not fit, train.micro_batches is doubled until it does, and the report
@@ -30,6 +31,8 @@ OUT = flags.DEFINE_string("out", None, "JSON file that the report is written to.
 def main() -> None:
     if CONFIG.value is None or TOPOLOGY.value is None:
         raise ConfigError("--config and --topology must be given: --config=configs/laion400m_vitb16_bacl.py --topology=v5e:16x16")
+    if OUT.value:
+        compile_page.check_writable(Path(OUT.value))
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu asks no cloud server what machine it is on
     settings = CONFIG.value
     settings.data.path = settings.data.path or "none is read"  # a manifest without a path is refused, and none is needed here

@@ -1,9 +1,11 @@
-"""What `launch.compile` prints of a report."""
+"""What `launch.compile` prints of a report, and whether its file can be written."""
+
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from bacl_jax.config import Config
+from bacl_jax.config import Config, ConfigError
 from bacl_jax.train.ahead import Report
 
 MIB = 2**20
@@ -27,3 +29,16 @@ def show(config: Config, report: Report, took: float) -> None:
     console.print(table)
     verdict = "fits" if report["fits"] else "does not fit"
     print(f"{verdict}: {hbm['total'] / 1e9:.2f} of {hbm['limit'] / 1e9:.0f} GB a chip; compiled in {took:.0f} s", flush=True)
+
+
+def check_writable(path: Path) -> None:
+    """ConfigError where the report could not be written after the minutes of a compile. Leaves what is there as it is."""
+    there = path.exists()
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError(
+            f"--out={path} cannot be written: {error.strerror}; it must be a file in a folder that exists, take another"
+        ) from None
+    if not there:
+        path.unlink()

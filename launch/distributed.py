@@ -14,10 +14,10 @@ import jax
 from absl import flags
 
 from bacl_jax.config import Config, ConfigError, flatten
-from bacl_jax.train.metrics import NonFiniteError
 from bacl_jax.train.processes import wait_for_all
 from launch import command
 from launch.rendezvous import Place, differences, meet
+from launch.supervise import end_with_launcher
 
 HEARTBEAT_SECONDS = 20  # without a sign of life, after which a process counts as dead and JAX ends the others
 LEAVE_SECONDS = 25  # that a process which ends with an error waits for the others: until it is known who has died
@@ -36,6 +36,7 @@ def joined(config: Config, workdir: str) -> Iterator[None]:
     The processes must agree on config, code, versions and number of devices, else ConfigError in each. Standard output of all but process 0
     is dropped. A process that dies later ends the others within 60 s: they lose its connection, or JAX misses its heartbeat.
     """
+    end_with_launcher()
     if DEVICES.value is not None:
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
     place = _place()
@@ -59,7 +60,7 @@ def joined(config: Config, workdir: str) -> Iterator[None]:
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
         try:
             yield
-        except (*command.ONE_LINE, NonFiniteError, KeyboardInterrupt) as error:
+        except (*command.ONE_LINE, *command.FAILED, KeyboardInterrupt) as error:
             atexit.register(
                 _exit, 2 if isinstance(error, command.ONE_LINE) else 1
             )  # runs before JAX's own, which would wait for the others

@@ -6,8 +6,9 @@
 The flags are those of launch.train. A process takes one GPU where nvidia-smi lists any (JAX_PLATFORMS=cpu: none), else it plays
 --devices_per_process devices on the CPU. Process 0 is shown; the others write to DIR/processes/process_<number>.txt, anew at each start.
 
-SIGTERM and Ctrl-C are passed on: all save and leave with code 0; a second one kills. When one process ends with an error or is killed, the
-others are ended within 60 s, and one line says which it was. Exit codes: 0 done or preempted, 2 bad usage or config, 1 a failure.
+SIGTERM and Ctrl-C are passed on: all save and leave with code 0; a second one kills, and so does the end of this process, however it ends.
+When one process ends with an error or is killed, the others are ended within 60 s, and one line says which it was. Exit codes: 0 done or
+preempted, 2 bad usage or config, 1 a failure.
 """
 
 import socket
@@ -35,10 +36,13 @@ def main() -> None:
         failure = supervise.Processes(commands, supervise.environments(count, gpus), logs).run()
     except OSError as error:
         raise ConfigError(f"--workdir={train.WORKDIR.value} cannot be written: {error.strerror}; take another --workdir") from None
-    if failure:
-        if failure.code == 2:
-            command.fail(failure.line)
-        sys.exit(f"error: {failure.line}")
+    if failure is None:
+        return
+    if failure.line is None:
+        sys.exit(failure.code)
+    if failure.code == 2:
+        command.fail(failure.line)
+    sys.exit(f"error: {failure.line}")
 
 
 def _free_port() -> int:

@@ -40,8 +40,10 @@ class Place:
 def meet(place: Place, facts: Mapping[str, Any]) -> None:
     """Returns when all processes have come with equal facts (name -> JSON value).
 
-    ConfigError, the same in every process that came, names who is missing after wait_seconds, or what differs and between whom.
+    ConfigError, the same in every process that came, names who is missing after wait_seconds, or what differs and between whom; or at once,
+    that the coordinator's name has no address here.
     """
+    _check_host(place)
     own = json.loads(json.dumps({"processes": place.processes, **facts}))  # tuples become lists, as in what the others send
     verdict = _gather(place, own) if place.process == 0 else _ask(place, own)
     if verdict["missing"]:
@@ -52,6 +54,16 @@ def meet(place: Place, facts: Mapping[str, Any]) -> None:
         )
     if verdict["differs"]:
         raise ConfigError(f"the processes do not agree: {verdict['differs']}")
+
+
+def _check_host(place: Place) -> None:
+    try:
+        socket.getaddrinfo(*place.coordinator)
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: an empty or an overlong part of a name
+        raise ConfigError(
+            f"--coordinator={place.address}: process {place.process} cannot resolve the name {place.coordinator[0]!r}: {error}; "
+            "it must be a host name or an address that is known here"
+        ) from None
 
 
 def differences(said: Mapping[int, Mapping[str, Any]]) -> str:

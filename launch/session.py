@@ -21,7 +21,7 @@ from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.mesh import make_mesh, process_blocks, to_host
 from bacl_jax.train.checkpoint import Checkpoints
 from bacl_jax.train.loop import Loop
-from bacl_jax.train.processes import on_process_0
+from bacl_jax.train.processes import TOGETHER_SECONDS, on_process_0, wait_for_all
 from bacl_jax.train.state import TrainState
 from bacl_jax.train.step import Trainer, build
 from bacl_jax.types import Batch
@@ -134,10 +134,11 @@ class Run:
 
 
 def read_data(config: Config) -> DataSet:
-    """The data of a config; ConfigError where no row is for training."""
+    """The data of a config, when all processes have read them; ConfigError where no row is for training."""
     dataset = data.load(config.data)
     if not len(dataset.train):
         raise ConfigError(f"config.data.path = {config.data.path!r}: no row is for training ({dataset.description})")
+    wait_for_all("the data are read", TOGETHER_SECONDS)
     return dataset
 
 

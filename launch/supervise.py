@@ -15,20 +15,26 @@ from types import FrameType
 from typing import Any
 
 GRACE_SECONDS = 10.0  # after one has failed, for the others to end by themselves and say what they saw; then they are killed
+LAUNCHED = "BACL_JAX_LAUNCHED"  # environment variable of a process whose standard input ends when its launcher does
+ERROR = "error: "  # how the line starts in which a process says why it ends with code 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """code: exit code of the process that failed first, negative for a signal; line: which it was and where its output is."""
+    """code: exit code of the process that failed first, negative for a signal; line: what is left to say of it, None: nothing.
+
+    A process that ends with code 2 has said in one line why; that of process 0 was shown, and those of the others are most often the same.
+    """
 
     code: int
-    line: str
+    line: str | None
 
 
 class Processes:
     """Process i is `commands[i]` with the variables `environments[i]`. The output of the first is shown, that of the others is in `logs`.
 
-    Each is a process group of its own: a Ctrl-C on the terminal reaches this one alone, which passes it on.
+    Each is a process group of its own: a Ctrl-C on the terminal reaches this one alone, which passes it on. Its standard input is a pipe
+    that ends with this process, however that ends: see `end_with_launcher`.
     """
 
     def __init__(self, commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]], logs: Path):
@@ -56,14 +62,15 @@ class Processes:
         for number, (command, environment) in enumerate(self._planned):
             with contextlib.ExitStack() as stack:
                 output = None if number == 0 else stack.enter_context(self.log(number).open("wb"))
+                variables = dict(environment) | {LAUNCHED: "1"}
                 process = subprocess.Popen(
-                    command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                    command, env=variables, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
                 )
             self._running[number] = process
             threading.Thread(target=self._watch, args=(number, process), daemon=True).start()
 
     def _wait(self) -> Failure | None:
-        failure, asked, killed_at = None, 0, math.inf
+        failure, asked, killed_at, codes = None, 0, math.inf, {}
         while self._running:
             try:
                 number = self._events.get(timeout=None if failure is None else max(killed_at - time.monotonic(), 0.1))
@@ -75,18 +82,25 @@ class Processes:
                 self._send(signal.SIGTERM if asked == 1 else signal.SIGKILL)
                 continue
             process = self._running.pop(number)
+            codes[number] = process.returncode
             if failure is None and process.returncode != 0:
                 failure, killed_at = self._describe(number, process), time.monotonic() + GRACE_SECONDS
-        return failure
+        return Failure(2, None) if failure and failure.code == codes[0] == 2 else failure
 
     def _describe(self, number: int, process: "subprocess.Popen[bytes]") -> Failure:
         code = process.returncode
+        if code == 2 and number > 0:
+            lines = self.log(number).read_text(errors="replace").splitlines()
+            if said := [line for line in lines if line.startswith(ERROR)]:
+                return Failure(code, said[-1].removeprefix(ERROR))
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         where = "above" if number == 0 else f"in {self.log(number)}"
         return Failure(code, f"process {number} (pid {process.pid}) {how}, its output is {where}; the others were ended")
 
     def _watch(self, number: int, process: "subprocess.Popen[bytes]") -> None:
-        process.wait()
+        assert process.stdin is not None
+        with process.stdin:
+            process.wait()
         self._events.put(number)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
@@ -106,6 +120,18 @@ def _handled(handler: Any) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def end_with_launcher() -> None:
+    """From here on this process is killed when its launcher has ended, be it by SIGKILL. One that `Processes` did not start goes on."""
+    if LAUNCHED in os.environ:
+        threading.Thread(target=_kill_at_end_of_input, daemon=True).start()
+
+
+def _kill_at_end_of_input() -> None:
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def environments(count: int, gpus: int) -> list[dict[str, str]]:

@@ -84,6 +84,7 @@ def test_unknown_keys_are_refused_with_the_nearest():
         ("data.kind", 1, "one of emoji, manifest"),
         ("eval.tasks", ("retrieval", "vqa"), "each entry one of retrieval, halftrue, localization"),
         ("objective.bns.partner_share", 0.95, ">= 0 and <= 0.9"),
+        ("mesh.whole", (".*", "("), "a tuple, each entry a text that is a regular expression"),
     ],
 )
 def test_wrong_values_are_refused_with_the_allowed_ones(name, value, allowed):

@@ -48,6 +48,13 @@ def test_what_does_not_divide_is_named_with_its_numbers_and_may_be_left_whole():
         decide("a/mlp/up/kernel", (16, 9), MESH)
 
 
+def test_a_pattern_that_matches_no_parameter_is_named_beside_some_that_there_are():
+    params = {name: np.zeros(3) for name in "abcdefgh"}
+    said = r"config\.mesh\.whole: 'b/.\*' matches the whole path of no parameter; there are 8, among them a, c, e, g; set it with"
+    with pytest.raises(ConfigError, match=said):
+        decisions(params, MeshConfig(whole=("a|b", "b/.*")))
+
+
 def test_shardings_optimiser_and_summary_follow_the_decisions():
     params = {"a": {"mlp": {"up": {"kernel": np.zeros((16, 64))}}}, "b": np.zeros(3)}
     mesh = make_mesh(MESH)

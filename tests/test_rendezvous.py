@@ -64,6 +64,13 @@ def test_process_0_is_missing(port):
     assert together(port, [(1, {})], 2, wait=1.0)[0].startswith("process 1 waited 1 s for process 0 of 2")
 
 
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "two..dots"])
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_name_without_an_address(host, process, port):
+    message = outcome(Place((host, port), 2, process, 1000.0), {})
+    assert message.startswith(f"--coordinator={host}:{port}: process {process} cannot resolve the name '{host}': ")
+
+
 def test_a_taken_port(port):
     with socket.create_server(("127.0.0.1", port)):
         assert "process 0 cannot listen there" in together(port, [(0, {})], 2)[0]

@@ -32,15 +32,30 @@ Report = dict[str, Any]
 
 def devices(topology: str) -> list[Any]:
     """The chips of a topology such as "v5e:16x16". ConfigError where there is none of that name, or no libtpu."""
-    family, _, shape = topology.partition(":")
-    if family not in cost.CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
-        raise ConfigError(f"--topology={topology}: must be a family of {', '.join(cost.CHIPS)} and a shape, as in v5e:16x16 or v5p:4x4x4")
+    family = _check_topology(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError("libtpu, the compiler for TPUs, is missing: pip install -r requirements-tpu.txt")
+    chip = {"chip_config_name": "megacore"} if family == "v4" else {}  # one device a chip, as JAX has it there; the others are so unasked
     try:
-        return list(topologies.get_topology_desc(topology, "tpu").devices)
+        return list(topologies.get_topology_desc(topology, "tpu", **chip).devices)
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(f"--topology={topology}: libtpu knows no such topology: {error}") from error
+
+
+def _check_topology(topology: str) -> str:
+    """The family of a topology that libtpu may be asked for: what it cannot lay out it answers with many lines, or ends the process."""
+    family, _, shape = topology.partition(":")
+    if family not in cost.CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
+        raise ConfigError(f"--topology={topology}: must be a family of {', '.join(cost.CHIPS)} and a shape, as in v5e:16x16 or v5p:4x4x4")
+    sizes, dimensions = [int(size) for size in shape.split("x")], cost.CHIPS[family].dimensions
+    if len(sizes) != dimensions:
+        example = f"{family}:{'x'.join(['4'] * dimensions)}"
+        raise ConfigError(f"--topology={topology}: a shape of {len(sizes)} dimensions; {family} has {dimensions}, as in {example}")
+    if sizes[0] % 2 or sizes[1] % 2:
+        near = "x".join(str(size + size % 2) for size in sizes[:2])
+        rest = "".join(f"x{size}" for size in sizes[2:])
+        raise ConfigError(f"--topology={topology}: the first two sizes must be even, for a host has 2x2 chips; take {family}:{near}{rest}")
+    return family
 
 
 def abstract_batch(config: Config, mesh: Mesh) -> Batch:

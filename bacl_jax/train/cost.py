@@ -25,6 +25,11 @@ class Chip:
     interconnect: float  # what all links send together: half of the published bidirectional rate
     links: int
 
+    @property
+    def dimensions(self) -> int:
+        """Of a slice: a chip has a link to either neighbour along each."""
+        return self.links // 2
+
 
 CHIPS = {  # https://cloud.google.com/tpu/docs/ v4, v5e, v5p, v6e: "key chip specifications"
     "v4": Chip(hbm=32e9, flops=275e12, bandwidth=1200e9, interconnect=300e9, links=6),

@@ -162,6 +162,6 @@ class Loop:
         return dataclasses.replace(position, best_step=position.step, best_value=value, best_metric=self.headline)
 
     def _partner_list(self, state: TrainState, active_from: int) -> PartnerList:
-        compile_together(f"partner lists from {active_from}", self.trainer.partner_lists, state)
+        compile_together(f"the search for the partners from step {active_from}", self.trainer.partner_lists, state)
         index, found = to_host(self.trainer.partner_lists(state))
         return PartnerList.from_bank(active_from, np.asarray(index), np.asarray(found), self.rows)

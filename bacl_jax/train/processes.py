@@ -9,22 +9,43 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-WAIT_HOURS = 24  # for what one process does alone, such as an evaluation; that a process has died is noticed long before
+ALONE_SECONDS = 24 * 3600  # for what one process does alone, such as an evaluation; that a process has died is noticed long before
+TOGETHER_SECONDS = 600  # between the first and the last process in what all do at the same time, such as a compile
+PLACES = "bacl_jax/places/"  # in JAX's key-value store: number of a process -> where it last waited
 
 
-def wait_for_all(what: str) -> None:
-    """Returns when all processes have come here. `what` names the place, once a run."""
-    ocp.multihost.get_barrier_sync_fn()(key=what, timeout_ms=WAIT_HOURS * 3_600_000)
+class LateError(RuntimeError):
+    """A process is alive and did not come to where the others waited for it."""
+
+
+def wait_for_all(what: str, seconds: float = ALONE_SECONDS) -> None:
+    """Returns when all processes have come here. `what`: the place, once a run. LateError after `seconds` names those that have not."""
+    processes = jax.process_count()
+    if processes == 1:
+        return
+    places = ocp.multihost.get_jax_distributed_client()
+    places.key_value_set(f"{PLACES}{jax.process_index()}", what, allow_overwrite=True)
+    try:
+        ocp.multihost.get_barrier_sync_fn()(key=what, timeout_ms=int(1000 * seconds))
+    except jax.errors.JaxRuntimeError as error:
+        if "DEADLINE_EXCEEDED" not in str(error):
+            raise
+        last = {int(name.removeprefix(PLACES)): place for name, place in places.key_value_dir_get(PLACES)}
+        late = [f"process {one} (last seen at: {last.get(one, 'the start')})" for one in range(processes) if last.get(one) != what]
+        raise LateError(
+            f"process {jax.process_index()} waited {seconds:g} s at: {what}; of {processes} processes there did not come "
+            f"{', '.join(late)}: look what it does there, then start the run again"
+        ) from None
 
 
 def compile_together(what: str, jitted: Any, *arguments: Any) -> None:
     """Compiles a jitted function in every process before any of them calls it. The call finds it compiled.
 
-    Who is done first would wait for the others inside the first collective, and gloo gives up on a new group of devices after 30 s.
+    Who is done first would wait for the others inside the first collective, and gloo gives up on a new group of devices after 30 s. Here
+    it waits TOGETHER_SECONDS, then LateError.
     """
     jitted.lower(*arguments).compile()
-    if jax.process_count() > 1:
-        wait_for_all(what)
+    wait_for_all(f"{what} is compiled", TOGETHER_SECONDS)
 
 
 def on_process_0(what: str, compute: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from running import runs
 
 pytestmark = pytest.mark.xdist_group("processes")  # they share runs, and two cores
 ROOT = Path(__file__).parents[2]
@@ -229,6 +230,25 @@ def test_a_killed_process_ends_the_others_and_is_named(manifest, tmp_path):
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
+def test_a_killed_launcher_leaves_no_process(manifest, tmp_path):
+    process = launched(manifest, tmp_path / "run", 2, "--config.train.steps=100000")
+    wait_for_step(process, tmp_path / "run", 2)
+    pids = children(process)
+    assert len(pids) == 2
+    process.kill()
+    before = time.monotonic()
+    finish(process)
+    while any(map(runs, pids)):
+        assert time.monotonic() - before < 10
+        time.sleep(0.1)
+
+
+def test_what_all_refuse_is_said_once(manifest, tmp_path):
+    code, out = finish(launched(manifest, tmp_path / "run", 3, "--config.objective.groups=1"))
+    said = [line for line in out.splitlines() if not line.startswith("[Gloo]")]  # tells who it is connected to
+    assert (code, said) == (2, ["error: train.batch_size 8 does not divide over the 3 devices: use 6 or 9"])
+
+
 def test_without_a_launcher_survivors_end_too(manifest, tmp_path):
     joining = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2", "--config.train.steps=100000"]
     running = [launched(manifest, tmp_path / "run", 1, *joining, f"--process={number}") for number in range(2)]
@@ -240,6 +260,26 @@ def test_without_a_launcher_survivors_end_too(manifest, tmp_path):
     assert code != 0
     assert re.search(r"Task 1 heartbeat timeout|unhealthy", out), out
     finish(running[1])
+
+
+@pytest.mark.parametrize(
+    ("stuck", "place", "before"),
+    [("read_data", "the data are read", "the start"), ("open_run", "the step is compiled", "checkpoints were checked")],
+)
+def test_a_process_that_is_alive_and_does_not_come_is_named(stuck, place, before, manifest, tmp_path):
+    joining = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2", "--config.train.steps=2", f"--workdir={tmp_path}/run"]
+    code = "import time; from launch import command, session, train; from bacl_jax.train import processes;"
+    code += "session.TOGETHER_SECONDS = processes.TOGETHER_SECONDS = 20;"
+    running = [
+        start(
+            "-c", code + patch + "command.run(train.main, '')", *SETTINGS, f"--config.data.path={manifest}", *joining, f"--process={number}"
+        )
+        for number, patch in enumerate(("", f"session.{stuck} = lambda *arguments: time.sleep(10_000);"))
+    ]
+    (code, out), _ = map(finish, running)
+    assert code == 1
+    said = f"error: process 0 waited 20 s at: {place}; of 2 processes there did not come process 1 (last seen at: {before}): "
+    assert [line for line in out.splitlines() if line.startswith(said)], out
 
 
 def test_processes_that_disagree_say_so_and_end_with_code_2(manifest, tmp_path):
