@@ -40,8 +40,8 @@ class Place:
 def meet(place: Place, facts: Mapping[str, Any]) -> None:
     """Returns when all processes have come with equal facts (name -> JSON value).
 
-    ConfigError, the same in every process that came, names who is missing after wait_seconds, or what differs and between whom; or at once,
-    that the coordinator's name has no address here.
+    ConfigError, the same in every process that came, names who is missing after wait_seconds, or what differs and between whom; or
+    that the coordinator's name has had no address here for so long.
     """
     _check_host(place)
     own = json.loads(json.dumps({"processes": place.processes, **facts}))  # tuples become lists, as in what the others send
@@ -57,13 +57,20 @@ def meet(place: Place, facts: Mapping[str, Any]) -> None:
 
 
 def _check_host(place: Place) -> None:
-    try:
-        socket.getaddrinfo(*place.coordinator)
-    except (socket.gaierror, UnicodeError) as error:  # UnicodeError: an empty or an overlong part of a name
-        raise ConfigError(
-            f"--coordinator={place.address}: process {place.process} cannot resolve the name {place.coordinator[0]!r}: {error}; "
-            "it must be a host name or an address that is known here"
-        ) from None
+    """Returns when the coordinator's name has an address: a cluster may tell it some time after its machines start."""
+    deadline = time.monotonic() + place.wait_seconds
+    while True:
+        try:
+            socket.getaddrinfo(*place.coordinator)
+            return
+        except (socket.gaierror, UnicodeError) as error:  # UnicodeError: an empty or an overlong part of a name
+            if isinstance(error, socket.gaierror) and time.monotonic() + 1 < deadline:
+                time.sleep(1)
+                continue
+            raise ConfigError(
+                f"--coordinator={place.address}: process {place.process} cannot resolve the name {place.coordinator[0]!r}: {error}; "
+                "it must be a host name or an address that is known here"
+            ) from None
 
 
 def differences(said: Mapping[int, Mapping[str, Any]]) -> str:

@@ -67,7 +67,7 @@ def test_process_0_is_missing(port):
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "two..dots"])
 @pytest.mark.parametrize("process", [0, 1])
 def test_a_name_without_an_address(host, process, port):
-    message = outcome(Place((host, port), 2, process, 1000.0), {})
+    message = outcome(Place((host, port), 2, process, 1.0), {})
     assert message.startswith(f"--coordinator={host}:{port}: process {process} cannot resolve the name '{host}': ")
 
 
