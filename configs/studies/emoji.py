@@ -39,9 +39,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> (config file, wha
         {"objective.bns.reweight": False, "objective.bns.drawn_share": 0.0, "objective.bns.partner_share": 0.25},
     ),
     "cla_into_towers": ("configs/emoji_bacl.py", {"objective.cla.into_towers": True}),
-    "bacl_all_drawn": ("configs/emoji_bacl.py", {"objective.bns.drawn_share": 1.0}),  # what the shares of rows cost in quality
-    "bacl_all_rows": ("configs/emoji_bacl.py", {"objective.cla.row_share": 1.0}),
-    "bacl_all": ("configs/emoji_bacl.py", {"objective.bns.drawn_share": 1.0, "objective.cla.row_share": 1.0}),
+    "bacl_all_rows": ("configs/emoji_bacl.py", {"objective.cla.row_share": 1.0}),  # CLA on every drawn row, which leaves the towers alone
+    "bacl_all": ("configs/emoji_bacl.py", {"objective.bns.drawn_share": 1.0, "objective.cla.row_share": 1.0}),  # and every row draws
     "bacl_paper": ("configs/emoji_bacl_paper.py", {}),
 }
 HOLDOUTS: dict[str, dict[str, Any]] = {
