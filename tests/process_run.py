@@ -21,11 +21,14 @@ from bacl_jax.train.processes import compile_together, wait_for_all
 
 STEPS = 3
 PLAIN = {"bns": BNSConfig(), "cla": CLAConfig()}
-VARIANTS = {
-    "bacl-ring": ({"contrast": "ring", "tile": 4}, MeshConfig()),
-    "bacl-dense": ({"contrast": "dense"}, MeshConfig(fsdp=2, fsdp_floor=64)),
-    "sigmoid-ring": ({"kind": "sigmoid", "contrast": "ring", "tile": 2} | PLAIN, MeshConfig(fsdp=2, tensor=2, fsdp_floor=64)),
-    "sigmoid-dense": ({"kind": "sigmoid", "contrast": "dense"} | PLAIN, MeshConfig()),
+VARIANTS = {  # what differs from the tiny config, the mesh of several devices, and the parts in which they see a batch
+    "bacl-ring": ({"contrast": "ring", "tile": 4}, MeshConfig(), 1),
+    "bacl-dense": ({"contrast": "dense"}, MeshConfig(fsdp=2, fsdp_floor=64), 1),
+    "bacl-chunked": ({"contrast": "chunked", "tile": 8}, MeshConfig(tensor=2), 2),
+    "sigmoid-ring": ({"kind": "sigmoid", "contrast": "ring", "tile": 2} | PLAIN, MeshConfig(fsdp=2, tensor=2, fsdp_floor=64), 1),
+    "sigmoid-dense": ({"kind": "sigmoid", "contrast": "dense"} | PLAIN, MeshConfig(), 1),
+    "infonce-ring": ({"contrast": "ring", "tile": 2} | PLAIN, MeshConfig(fsdp=2, fsdp_floor=64), 2),
+    "infonce-dense": ({"contrast": "dense"} | PLAIN, MeshConfig(), 1),
 }
 
 
@@ -38,10 +41,10 @@ def recording_gradients(lr):
 
 
 def trainer_of(name):
-    objective, mesh_config = VARIANTS[name]
-    config = tiny.config(groups=4, **objective)
+    objective, mesh_config, parts = VARIANTS[name]
+    config = tiny.config(groups=8, **objective)
     if jax.device_count() > 1:
-        config = dataclasses.replace(config, mesh=mesh_config)
+        config = dataclasses.replace(config, mesh=mesh_config, train=dataclasses.replace(config.train, micro_batches=parts))
     step.make_optimizer = lambda optim, steps: recording_gradients(0.1)
     return step.build(config, tiny.VOCABULARY, make_mesh(config.mesh))
 

@@ -84,7 +84,7 @@ def of_processes(folder, processes, devices, *names):
 
 @pytest.fixture(scope="module")
 def of_one(tmp_path_factory):
-    return of_processes(tmp_path_factory.mktemp("one"), 1, 1, "bacl-dense", "sigmoid-dense")
+    return of_processes(tmp_path_factory.mktemp("one"), 1, 1, "bacl-dense", "sigmoid-dense", "infonce-dense")
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,15 @@ def test_gradients_parameters_metrics_and_bank_of_four_are_those_of_one(kind, of
     assert_same(of_four[1][f"{kind}-ring"], of_one[f"{kind}-dense"])
 
 
-def test_gradients_parameters_metrics_and_bank_of_two_with_two_devices_each(of_one, tmp_path):
-    assert_same(of_processes(tmp_path, 2, 2, "bacl-dense")["bacl-dense"], of_one["bacl-dense"])
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    """Two devices each; the chunked and the ring way in two parts."""
+    return of_processes(tmp_path_factory.mktemp("two"), 2, 2, "bacl-dense", "bacl-chunked", "infonce-ring")
+
+
+@pytest.mark.parametrize("name", ["bacl-dense", "bacl-chunked", "infonce-ring"])
+def test_gradients_parameters_metrics_and_bank_of_two_with_two_devices_each(name, of_two, of_one):
+    assert_same(of_two[name], of_one[f"{name.split('-')[0]}-dense"])
 
 
 @pytest.mark.parametrize(("processes", "devices"), [(2, 2), (1, 1)])
