@@ -185,12 +185,12 @@ def in_tiles(drawn: Rows, devices: int, tile: int) -> Rows:
 def check_tiles(config: ObjectiveConfig, batch: int, devices: int) -> None:
     """ConfigError where a device's rows divide into no tiles of a useful size: tiles of a few rows cost a hundred times the time."""
     how = implementation(config, batch, devices)
-    size = batch if how == "chunked" else batch // devices
+    size, unit = (batch, config.tile) if how == "chunked" else (batch // devices, devices * config.tile)
     if how != "dense" and size > config.tile and tiles(size, config.tile) < config.tile / 8:
         raise ConfigError(
             f"train.batch_size {batch}: {size} rows {'in all' if how == 'chunked' else 'a device'} divide into no tiles of "
             f"{config.tile // 8} to {config.tile} rows (objective.tile), but of {tiles(size, config.tile)}: "
-            f"use {batch // (devices * config.tile) * devices * config.tile} rows, another objective.tile, or objective.contrast = dense"
+            f"use {batch // unit * unit} rows, another objective.tile, or objective.contrast = dense"
         )
 
 
