@@ -131,7 +131,7 @@ def _backward(task: Task, kept: Any, g: tuple[Array, Array, Array]) -> tuple[Any
         """Adds to (d rows, d scale, d bias) of a tile of rows what the columns y give; returns d y too."""
         ds = affine.scale[:, None] * dlogits
         new = jnp.matmul(ds, y, precision=PRECISION), (dlogits * s).sum(1), dlogits.sum(1)
-        return jax.tree.map(lambda sum_, x: sum_.at[number].add(x), sums, new), turned_product(ds, rows.x)
+        return jax.tree.map(lambda sum_, x: sum_.at[number].add(x), sums, new), jnp.einsum("bt,bd->td", ds, rows.x, precision=PRECISION)
 
     def visit(sums: Any, block: Any, dcolumns: Array, owner: Array) -> tuple[Any, Array]:
         def one_column(carry: Any, item: Any) -> tuple[Any, None]:
@@ -192,15 +192,6 @@ def check_tiles(config: ObjectiveConfig, batch: int, devices: int) -> None:
             f"{config.tile // 8} to {config.tile} rows (objective.tile), but of {tiles(size, config.tile)}: "
             f"use {batch // unit * unit} rows, another objective.tile, or objective.contrast = dense"
         )
-
-
-def turned_product(ds: Float[Array, "b t"], x: Float[Array, "b D"]) -> Float[Array, "t D"]:
-    """ds^T x. On a CPU ds is turned first: the compiler's own product of this form takes nearly twice the time."""
-
-    def turn(ds: Array, x: Array) -> Array:
-        return jnp.matmul(jax.lax.optimization_barrier(ds.T), x, precision=PRECISION)
-
-    return jax.lax.platform_dependent(ds, x, cpu=turn, default=lambda ds, x: jnp.einsum("bt,bd->td", ds, x, precision=PRECISION))
 
 
 def implementation(config: ObjectiveConfig, batch: int, devices: int) -> str:
