@@ -22,7 +22,7 @@ KEY_BIAS = re.compile(r"attention'\]\['key'\]\['bias'\]")  # its gradient is 0: 
 
 def config(shape=None, parts=1, **objective):
     """BACL with a vision transformer, every channel and the gradient of CLA into the towers; every parameter above 64 elements is cut."""
-    base = tiny.config(groups=8, bank_size=40, **objective)  # a bank that the batch does not divide
+    base = tiny.config(**{"groups": 8, "bank_size": 40} | objective)  # a bank that the batch does not divide
     model = dataclasses.replace(base.model, image=VisionConfig(kind="vit", width=16, depth=1, heads=2, patch=4))
     mesh = MeshConfig(*shape, fsdp_floor=64) if shape else MeshConfig()
     return dataclasses.replace(base, model=model, mesh=mesh, train=dataclasses.replace(base.train, micro_batches=parts))
@@ -39,6 +39,8 @@ OBJECTIVES = {
     "bacl, sigmoid": FULL | {"kind": "sigmoid"},
     "cla without bns": FULL | {"bns": BNSConfig(), "same_id": "mask"},
     "sigmoid": {"kind": "sigmoid", "bns": BNSConfig(), "cla": CLAConfig()},
+    "bacl in parts": FULL | {"groups": 16},  # two parts on each of eight devices: rows are chosen in as many groups
+    "bacl, sigmoid, in parts": FULL | {"kind": "sigmoid", "groups": 16},
     "infonce": {"bns": BNSConfig(), "cla": CLAConfig()},
 }
 
@@ -71,9 +73,9 @@ def graded(t, state):
         ("bacl, sigmoid", (4, 1, 2), "ring", 2, 1),
         ("cla without bns", (2, 2, 2), "dense", 1024, 1),
         ("sigmoid", (1, 4, 2), "chunked", 4, 1),
-        ("bacl", (4, 1, 2), "ring", 1024, 2),
-        ("bacl", (2, 2, 2), "dense", 1024, 2),
-        ("bacl, sigmoid", (1, 4, 2), "chunked", 4, 2),
+        ("bacl in parts", (8, 1, 1), "ring", 1024, 2),
+        ("bacl in parts", (2, 2, 2), "dense", 1024, 2),
+        ("bacl, sigmoid, in parts", (1, 4, 2), "chunked", 4, 2),
         ("infonce", (4, 1, 2), "ring", 2, 2),
         ("infonce", (1, 8, 1), "chunked", 8, 1),
     ],
