@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import threading
 from collections import Counter
 from pathlib import Path
@@ -29,11 +30,13 @@ class Faults:
             self._resume(path)
 
     def _resume(self, path: Path) -> None:
-        whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-        for line in whole:
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        for line in whole.splitlines():
             fault = json.loads(line)
             self._count((fault["step"], fault["position"], fault["row"]), (fault["kind"], fault["shard"]))
-        path.write_bytes(b"".join(whole))
+        if len(whole) < len(content):
+            os.truncate(path, len(whole))
 
     def _count(self, place: tuple[int, int, int], what: tuple[str, str]) -> bool:
         """False for a row at a place that was counted before: a resumed run reads some steps again."""

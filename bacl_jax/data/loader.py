@@ -117,15 +117,7 @@ def batches(
             f"objective.bns.list_delay = {delay} must be more than data.prefetch + data.threads = {data.prefetch} + {data.threads}: "
             "a partner list has to be there before its first batch is read"
         )
-    build = BatchBuilder(
-        dataset,
-        tokenizer,
-        config,
-        partners=partners,
-        partner_share=partner_share,
-        shard=shard,
-        faults=faults or Faults(data.max_error_share),
-    )
+    build = BatchBuilder(dataset, tokenizer, config, partners=partners, partner_share=partner_share, shard=shard, faults=faults)
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
     return iter(grain.MapDataset.range(start_step, _LAST_STEP).map(build).to_iter_dataset(options))
 

@@ -4,6 +4,7 @@ Dimension legend: B rows of the global batch, n rows of the training source, k p
 """
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Sequence
 
@@ -41,11 +42,21 @@ def _epoch_rows(seed: int, epoch: int, n: int, start: int, end: int) -> Int64[np
 
 def permuted(seed: Sequence[int], n: int, positions: range) -> Int64[np.ndarray, " b"]:
     """What stands at some positions of the permutation of n rows that `seed` names; about 2 us a row, and no table for large n."""
-    sequence = np.random.SeedSequence(seed)
     if n < _TABLE_BELOW:
-        return np.random.Generator(np.random.Philox(sequence)).permutation(n)[positions.start : positions.stop]
-    cipher_seed = int(sequence.generate_state(1)[0])
-    return np.array([index_shuffle(position, n - 1, cipher_seed, _ROUNDS) for position in positions], np.int64)
+        return _table(tuple(seed), n)[positions.start : positions.stop]
+    return np.array([index_shuffle(position, n - 1, _cipher_seed(tuple(seed)), _ROUNDS) for position in positions], np.int64)
+
+
+@functools.lru_cache(maxsize=8)
+def _table(seed: tuple[int, ...], n: int) -> Int64[np.ndarray, " n"]:
+    table = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed))).permutation(n)
+    table.flags.writeable = False  # it is kept: whoever changes rows takes a copy
+    return table
+
+
+@functools.lru_cache(maxsize=8)
+def _cipher_seed(seed: tuple[int, ...]) -> int:
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
 def replacement(seed: int, step: int, position: int, attempt: int, n: int) -> int:
