@@ -14,6 +14,7 @@ import jax
 from absl import flags
 
 from bacl_jax.config import Config, ConfigError, flatten
+from bacl_jax.mesh import spare_threads
 from bacl_jax.train.processes import wait_for_all
 from launch import command
 from launch.rendezvous import Place, differences, meet
@@ -40,6 +41,8 @@ def joined(config: Config, workdir: str) -> Iterator[None]:
     if DEVICES.value is not None:
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
     place = _place()
+    if place is not None or DEVICES.value is not None:
+        spare_threads(DEVICES.value or 1)
     if place is None:
         yield
         return

@@ -10,6 +10,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # shared with the processes t
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="bacl_jax-test-cache-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
+os.environ["NPROC"] = "64"  # as bacl_jax/mesh.py:spare_threads does, which comes too late here
+
 import jax
 from jaxtyping import install_import_hook
 
