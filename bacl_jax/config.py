@@ -9,7 +9,7 @@ import hashlib
 import json
 import shlex
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict, FieldReference
@@ -25,6 +25,8 @@ from bacl_jax.settings import (
     Range,
     Share,
     changeable,
+    group_of,
+    how_to_set,
     leaves,
     read,
 )
@@ -46,9 +48,29 @@ BestMetric = Literal[  # what the task `retrieval` gives while a run trains (in 
 
 
 @dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """One source of a mixture. The fields are those of DataConfig; what is not here is taken from there."""
+
+    kind: Literal["emoji", "manifest", "webdataset", "parquet", "array_record", "tfds"] = "webdataset"
+    path: str | None = changeable(None)
+    weight: PositiveFloat = 1.0  # share of each batch, beside the other sources' weights
+    name: str | None = None  # in metrics and reports; None: the kind and its place among the sources
+    index: str | None = changeable(None)
+    folder: str | None = changeable(None)
+    split: str = "train"
+    image_column: str = "image"
+    caption_column: str = "caption"
+    id_column: str | None = None
+    split_column: str | None = None
+    validation_rows: NonNegative = 0
+    test_rows: NonNegative = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
-    kind: Literal["emoji", "manifest", "webdataset", "parquet", "array_record", "tfds"] = "emoji"
+    kind: Literal["emoji", "manifest", "webdataset", "parquet", "array_record", "tfds", "mixture"] = "emoji"
     path: str | None = changeable(None)  # files of the kind, or the name of a tfds data set; emoji: None finds the installed package
+    sources: tuple[SourceConfig, ...] = ()  # mixture: what it is made of
     index: str | None = changeable(None)  # webdataset: index file; None: shards.index beside the shards
     folder: str | None = changeable(None)  # tfds: where its data sets lie; None: its own default
     split: str = "train"  # tfds: split of the data set, such as train[:90%]
@@ -75,6 +97,11 @@ class DataConfig:
     augment_scale: Annotated[float, Range(0, 0.9)] = 0.15  # image side of the crop in [1 - s, 1 + s] of the picture's; 0: none
     augment_shift: Share = 0.1  # crop centre moves by up to this share of the side; 0: none
     augment_flip: bool = False  # mirror at random; wrong for captions that say left or right
+    shuffle: Literal["global", "block"] = "global"  # block: neighbouring rows are read at about the same time, for remote storage
+    block_rows: Positive = 256  # neighbouring rows that make a block
+    block_window: Positive = 1024  # rows of a lane that are shuffled among each other
+    block_lanes: Positive = 8  # parts of a batch that read different blocks; a multiple of the number of hosts
+    cache_mib: Positive = changeable(512)  # stored data kept in memory: row groups of parquet; pages of remote shards, shuffle = block
     threads: Positive = changeable(2)  # readers of the grain pipeline
     prefetch: Positive = changeable(4)  # batches read ahead; with threads less than bns.list_delay when partners are drawn
 
@@ -292,97 +319,114 @@ def from_config_dict(settings: ConfigDict | Mapping[str, Any]) -> Config:
     return config
 
 
+_Rule = tuple[bool, str, str]  # (whether it holds, the field to blame, what it must be)
+
+
 def _check_together(config: Config) -> None:
     """ConfigError for the first rule between fields that does not hold."""
-    data, model, objective, bns, train = config.data, config.model, config.objective, config.objective.bns, config.train
-    readers = data.prefetch + data.threads
-    capacity = objective.bank_size + train.batch_size
-    partners = bns.draws_partners
-    rules = (
-        (
-            data.kind != "manifest" or data.path is not None,
-            "data.path",
-            "must name a CSV, JSONL or Parquet file where data.kind is manifest",
-        ),
-        (
-            data.kind in ("emoji", "manifest") or data.path is not None,
-            "data.path",
-            f"must name the files, or the data set, where data.kind is {data.kind}",
-        ),
-        (len(data.vendors) > 0, "data.vendors", "must name at least one vendor"),
-        (
-            data.holdout != "vendor" or set(data.vendors) > set(data.holdout_vendors) > set(),
-            "data.holdout_vendors",
-            f"must be some, not all, of data.vendors = {data.vendors}",
-        ),
-        (data.image_size % model.image.patch == 0, "model.image.patch", f"must divide data.image_size = {data.image_size}"),
-        (model.text.width % model.text.heads == 0, "model.text.heads", f"must divide model.text.width = {model.text.width}"),
-        (
-            model.image.kind != "vit" or model.image.width % model.image.heads == 0,
-            "model.image.heads",
-            f"must divide model.image.width = {model.image.width}",
-        ),
-        (
-            objective.cla.width % objective.cla.heads == 0,
-            "objective.cla.heads",
-            f"must divide objective.cla.width = {objective.cla.width}",
-        ),
-        *(
-            (heads % config.mesh.tensor == 0, "mesh.tensor", f"must divide {name} = {heads}")
-            for name, heads, there in (
-                ("model.image.heads", model.image.heads, model.image.kind == "vit"),
-                ("model.text.heads", model.text.heads, True),
-                ("objective.cla.heads", objective.cla.heads, objective.cla.enabled),
-            )
-            if there
-        ),
-        (objective.init_scale <= objective.max_scale, "objective.init_scale", f"must be <= objective.max_scale = {objective.max_scale}"),
-        (bns.pool >= bns.k, "objective.bns.pool", f"must be >= objective.bns.k = {bns.k}"),
-        (
-            not bns.enabled or bns.pool <= capacity,
-            "objective.bns.pool",
-            f"must be <= objective.bank_size + train.batch_size = {capacity}, the candidates there are",
-        ),
-        (
-            not partners or bns.partner_k <= objective.bank_size,
-            "objective.bns.partner_k",
-            f"must be <= objective.bank_size = {objective.bank_size}",
-        ),
-        (
-            not partners or bns.list_delay > readers,
-            "objective.bns.list_delay",
-            f"must be > data.prefetch + data.threads = {readers}, else a batch is read before the partner list that it needs exists",
-        ),
-        (
-            objective.cla.stop_gradient != "all" or objective.cla.beta == 0,
-            "objective.cla.beta",
-            "must be 0 where objective.cla.stop_gradient is all: it has no effect there",
-        ),
-        (config.optim.warmup_steps < train.steps, "optim.warmup_steps", f"must be < train.steps = {train.steps}"),
-        (
-            train.keep_best is None or "retrieval" in config.eval.tasks,
-            "eval.tasks",
-            f"must hold retrieval, which gives train.keep_best = {train.keep_best}",
-        ),
-    )
     values = flatten(config)
-    for holds, field, message in rules:
+    for holds, field, message in (*_data_rules(config), *_model_rules(config), *_objective_rules(config), *_train_rules(config)):
         if not holds:
-            raise ConfigError(f"config.{field} = {values[field]!r}: {message}; set it with --config.{field}=...")
+            raise ConfigError(f"config.{field} = {values[field]!r}: {message}; {how_to_set(f'config.{field}')}")
+
+
+def _data_rules(config: Config) -> Iterator[_Rule]:
+    data = config.data
+    yield (
+        data.kind != "manifest" or data.path is not None,
+        "data.path",
+        "must name a CSV, JSONL or Parquet file where data.kind is manifest",
+    )
+    yield (
+        data.kind in ("emoji", "manifest", "mixture") or data.path is not None,
+        "data.path",
+        f"must name the files, or the data set, where data.kind is {data.kind}",
+    )
+    if (data.kind == "mixture") != (len(data.sources) > 0):
+        found = f"{len(data.sources)} sources"
+        raise ConfigError(f"config.data.sources, {found}: must be one or more where data.kind is mixture, and none where it is {data.kind}")
+    for number, source in enumerate(data.sources):
+        field = f"data.sources[{number}]"
+        yield (
+            source.kind == "emoji" or source.path is not None,
+            f"{field}.path",
+            f"must name the files, or the data set, of kind {source.kind}",
+        )
+        named = [other.name for other in data.sources if other.name is not None]
+        yield named.count(source.name or "") < 2, f"{field}.name", "must differ from the other sources' names"
+    yield len(data.vendors) > 0, "data.vendors", "must name at least one vendor"
+    yield (
+        data.holdout != "vendor" or set(data.vendors) > set(data.holdout_vendors) > set(),
+        "data.holdout_vendors",
+        f"must be some, not all, of data.vendors = {data.vendors}",
+    )
+
+
+def _model_rules(config: Config) -> Iterator[_Rule]:
+    data, model, cla = config.data, config.model, config.objective.cla
+    yield data.image_size % model.image.patch == 0, "model.image.patch", f"must divide data.image_size = {data.image_size}"
+    yield model.text.width % model.text.heads == 0, "model.text.heads", f"must divide model.text.width = {model.text.width}"
+    yield (
+        model.image.kind != "vit" or model.image.width % model.image.heads == 0,
+        "model.image.heads",
+        f"must divide model.image.width = {model.image.width}",
+    )
+    yield cla.width % cla.heads == 0, "objective.cla.heads", f"must divide objective.cla.width = {cla.width}"
+    for name, heads, there in (
+        ("model.image.heads", model.image.heads, model.image.kind == "vit"),
+        ("model.text.heads", model.text.heads, True),
+        ("objective.cla.heads", cla.heads, cla.enabled),
+    ):
+        yield not there or heads % config.mesh.tensor == 0, "mesh.tensor", f"must divide {name} = {heads}"
+
+
+def _objective_rules(config: Config) -> Iterator[_Rule]:
+    objective, bns, readers = config.objective, config.objective.bns, config.data.prefetch + config.data.threads
+    capacity = objective.bank_size + config.train.batch_size
+    partners = bns.draws_partners
+    yield objective.init_scale <= objective.max_scale, "objective.init_scale", f"must be <= objective.max_scale = {objective.max_scale}"
+    yield bns.pool >= bns.k, "objective.bns.pool", f"must be >= objective.bns.k = {bns.k}"
+    yield (
+        not bns.enabled or bns.pool <= capacity,
+        "objective.bns.pool",
+        f"must be <= objective.bank_size + train.batch_size = {capacity}, the candidates there are",
+    )
+    yield (
+        not partners or bns.partner_k <= objective.bank_size,
+        "objective.bns.partner_k",
+        f"must be <= objective.bank_size = {objective.bank_size}",
+    )
+    yield (
+        not partners or bns.list_delay > readers,
+        "objective.bns.list_delay",
+        f"must be > data.prefetch + data.threads = {readers}, else a batch is read before the partner list that it needs exists",
+    )
+    yield (
+        objective.cla.stop_gradient != "all" or objective.cla.beta == 0,
+        "objective.cla.beta",
+        "must be 0 where objective.cla.stop_gradient is all: it has no effect there",
+    )
+
+
+def _train_rules(config: Config) -> Iterator[_Rule]:
+    train = config.train
+    yield config.optim.warmup_steps < train.steps, "optim.warmup_steps", f"must be < train.steps = {train.steps}"
+    yield (
+        train.keep_best is None or "retrieval" in config.eval.tasks,
+        "eval.tasks",
+        f"must hold retrieval, which gives train.keep_best = {train.keep_best}",
+    )
 
 
 def changed_fields(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Dotted name -> (old value, new value) of every field that differs."""
+    """Dotted name -> (old value, new value) of every field that differs; None for one that either lacks (of a mixture's source)."""
     before, after = flatten(old), flatten(new)
-    return {name: (before[name], after[name]) for name in after if before[name] != after[name]}
+    return {name: (before.get(name), after.get(name)) for name in {**before, **after} if before.get(name) != after.get(name)}
 
 
 def is_changeable(name: str) -> bool:
     """Whether a workdir may be resumed with another value of this field."""
-    *groups, leaf = name.split(".")
-    cls: Any = Config
-    for group in groups:
-        cls = typing.get_type_hints(cls)[group]
+    cls, leaf = group_of(Config, name)
     return {field.name: field.metadata.get("changeable", False) for field in dataclasses.fields(cls)}[leaf]
 
 
@@ -391,5 +435,5 @@ def check_resumable(old: Config, new: Config) -> None:
     refused = [(name, pair) for name, pair in changed_fields(old, new).items() if not is_changeable(name)]
     if refused:
         listed = "; ".join(f"config.{name} was {before!r}, is now {after!r}" for name, (before, after) in refused)
-        back = " ".join(f"--config.{name}={shlex.quote(str(before))}" for name, (before, _) in refused)
+        back = " ".join(f"{'' if '[' in name else '--'}config.{name}={shlex.quote(str(before))}" for name, (before, _) in refused)
         raise ConfigError(f"the workdir belongs to another config: {listed}. Take another --workdir, or set back: {back}")

@@ -17,12 +17,21 @@ BATCH_AXES = ("data", "fsdp")
 
 
 def spare_threads(devices: int) -> None:
-    """Gives XLA's CPU client 8 threads a device; comes before JAX's devices are used, and changes nothing elsewhere.
+    """Gives XLA's CPU client 8 threads a device; comes before JAX's devices are used, and changes nothing on others.
 
     A collective holds its thread until the others have come, and a device may wait in several at once. With XLA's own number, one a core,
     the waiting may take all threads of a process, and the run hangs. NPROC is where XLA reads the number; one that is set stays.
     """
     os.environ.setdefault("NPROC", str(max(os.cpu_count() or 1, 8 * devices)))
+
+
+def compile_anew() -> None:
+    """Switches JAX's compilation cache off where the devices are CPUs; comes before anything is compiled for several of them.
+
+    A program that comes out of the cache has lost the order of its collectives: two devices each wait in another one, and the run hangs.
+    """
+    if jax.default_backend() == "cpu":
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def make_mesh(config: MeshConfig, on: Sequence[Any] | None = None) -> Mesh:

@@ -70,11 +70,14 @@ def changeable(default: Any) -> Any:
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(prefix + dotted name, value) of every field that is no group."""
+    """(prefix + dotted name, value) of every field that is no group; groups in a tuple are named by their place, as in sources[0].path."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             yield from leaves(value, f"{prefix}{field.name}.")
+        elif isinstance(value, tuple) and value and all(map(dataclasses.is_dataclass, value)):
+            for number, group in enumerate(value):
+                yield from leaves(group, f"{prefix}{field.name}[{number}].")
         else:
             yield prefix + field.name, value
 
@@ -87,9 +90,17 @@ def read(cls: Any, mapping: Any, name: str) -> Any:
     for key in mapping:
         if key not in hints:
             near = difflib.get_close_matches(str(key), hints, n=1)
-            hint = f"did you mean --{name}.{near[0]}?" if near else f"the fields of {name} are {', '.join(hints)}"
+            hint = (
+                f"did you mean {'' if '[' in name else '--'}{name}.{near[0]}?" if near else f"the fields of {name} are {', '.join(hints)}"
+            )
             raise ConfigError(f"{name}.{repr(str(key))[1:-1]} is unknown: {hint}")  # the message stays one line
     return cls(**{key: _read_value(hints[key], value, f"{name}.{key}") for key, value in mapping.items()})
+
+
+def how_to_set(name: str) -> str:
+    """What to do about a field, for the end of a message. A group in a tuple has no flag of its own."""
+    tuple_name, bracket, _ = name.partition("[")
+    return f"set it in --{tuple_name}=..." if bracket else f"set it with --{name}=..."
 
 
 def _example(cls: Any, name: str) -> str:
@@ -101,10 +112,14 @@ def _read_value(hint: Any, value: Any, name: str) -> Any:
     """`value` as the type `hint`, or ConfigError."""
     if dataclasses.is_dataclass(hint):
         return read(hint, value, name)
+    if typing.get_origin(hint) is tuple and dataclasses.is_dataclass(group := typing.get_args(hint)[0]):
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{name} = {value!r}: must be {_describe(hint)}; {how_to_set(name)}")
+        return tuple(read(group, entry, f"{name}[{number}]") for number, entry in enumerate(value))
     try:
         return _convert(hint, value)
     except (TypeError, OverflowError):
-        raise ConfigError(f"{name} = {value!r}: must be {_describe(hint)}; set it with --{name}=...") from None
+        raise ConfigError(f"{name} = {value!r}: must be {_describe(hint)}; {how_to_set(name)}") from None
 
 
 def _convert(hint: Any, value: Any) -> Any:
@@ -134,6 +149,8 @@ def _convert(hint: Any, value: Any) -> Any:
 
 def _describe(hint: Any) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return f"a group of {', '.join(field.name for field in dataclasses.fields(hint))}"
     if origin is Annotated:
         return f"{_describe(args[0])} {args[1]}"
     if origin in (types.UnionType, typing.Union):
@@ -147,7 +164,15 @@ def _describe(hint: Any) -> str:
 
 def describe_field(cls: Any, name: str) -> str:
     """The values that the field of dotted name `name` may take, in words. KeyError if there is no such field."""
+    group, leaf = group_of(cls, name)
+    return _describe(typing.get_type_hints(group, include_extras=True)[leaf])
+
+
+def group_of(cls: Any, name: str) -> tuple[Any, str]:
+    """(dataclass that has the field, its name there) for a dotted name as `leaves` gives it. KeyError if there is no such group."""
     *groups, leaf = name.split(".")
     for group in groups:
-        cls = typing.get_type_hints(cls)[group]
-    return _describe(typing.get_type_hints(cls, include_extras=True)[leaf])
+        bare = group.partition("[")[0]
+        hint = typing.get_type_hints(cls)[bare]
+        cls = hint if bare == group else typing.get_args(hint)[0]
+    return cls, leaf

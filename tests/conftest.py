@@ -16,5 +16,6 @@ import jax
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_enable_compilation_cache", False)  # it is for the processes of one device: see bacl_jax/mesh.py:compile_anew
 jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook("bacl_jax", "typechecking.check")

@@ -14,7 +14,7 @@ import optax
 import tiny
 
 from bacl_jax.config import BNSConfig, CLAConfig, MeshConfig
-from bacl_jax.mesh import make_mesh, process_blocks, spare_threads, to_global, to_host
+from bacl_jax.mesh import compile_anew, make_mesh, process_blocks, spare_threads, to_global, to_host
 from bacl_jax.train import step
 from bacl_jax.train.checkpoint import Checkpoints, Position
 from bacl_jax.train.processes import compile_together, wait_for_all
@@ -67,6 +67,7 @@ def main(folder, processes, process, port, devices, *names):
     spare_threads(int(devices))
     if int(processes) > 1:
         jax.distributed.initialize(f"127.0.0.1:{port}", int(processes), int(process), coordinator_bind_address=f"127.0.0.1:{port}")
+    compile_anew()
     for name in names:
         trainer = trainer_of(name.removeprefix("restore-"))
         with Checkpoints(f"{folder}/{name.removeprefix('restore-')}") as checkpoints:

@@ -18,13 +18,13 @@ from bacl_jax.config import Config, changed_fields, flatten, from_config_dict
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "configs"
 LAION = ("laion400m_vitb16_bacl", "laion400m_vitb32_clip", "laion400m_vitl14_bacl")
-NAMES = ("emoji_clip", "emoji_bacl", "emoji_bns", "emoji_cla", "emoji_bacl_paper", "manifest", "webdataset", *LAION)
+NAMES = ("emoji_clip", "emoji_bacl", "emoji_bns", "emoji_cla", "emoji_bacl_paper", "manifest", "webdataset", "mixture", *LAION)
 SHARED = {"base", "laion400m"}  # parts of others, no runs
 
 
 def read(name):
     settings = importlib.import_module(f"configs.{name}").get_config()
-    if settings.data.kind != "emoji":
+    if settings.data.kind not in ("emoji", "mixture"):
         settings.data.path = "pairs.csv" if settings.data.kind == "manifest" else "shards"
     return from_config_dict(settings)
 
@@ -83,6 +83,7 @@ def test_what_each_config_is():
         "emoji_bacl_paper": (True, True),
         "manifest": (True, True),
         "webdataset": (True, True),
+        "mixture": (True, True),
         "laion400m_vitb16_bacl": (True, True),
         "laion400m_vitb32_clip": (False, False),
         "laion400m_vitl14_bacl": (True, True),

@@ -87,6 +87,9 @@ def test_two_steps(name, tmp_path, monkeypatch):
     if settings.data.kind == "webdataset":
         few = {"data.validation_rows": 2, "data.test_rows": 0}
         overrides |= few | {"data.path": shards(tmp_path), "data.on_error": "skip", "data.max_error_share": 1.0}
+    if settings.data.kind == "mixture":
+        manifest(tmp_path)
+        monkeypatch.chdir(tmp_path)
     settings.update_from_flattened_dict(overrides)
     config = from_config_dict(settings)
     claim_workdir(tmp_path / "run", config)

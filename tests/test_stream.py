@@ -156,7 +156,7 @@ def test_a_picture_or_a_caption_that_is_none():
     with pytest.raises(DataError, match="caption is empty") as caught:
         data.train[3]
     assert (caught.value.kind, caught.value.shard) == ("empty_caption", "0.tar")
-    broken = stream.RecordSource([stream.Record(b"no picture", ("a",), "0.tar/9", "0.tar")], CONFIG.data, 1)
+    broken = stream.RecordSource([stream.Record(b"no picture", ("a",), "0.tar/9", "0.tar")], CONFIG.data, np.arange(1))
     with pytest.raises(DataError, match=r"0\.tar/9: not a readable image") as caught:
         broken[0]
     assert (caught.value.kind, caught.value.shard) == ("unreadable", "0.tar")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from bacl_jax.config import ConfigError, DataConfig
-from bacl_jax.data import emoji, manifest, stream
+from bacl_jax.data import emoji, manifest, mixture, stream
 from bacl_jax.data.array_record import ArrayRecordFiles
 from bacl_jax.data.loader import batches, eval_batches
 from bacl_jax.data.order import PartnerList, PartnerLists
@@ -47,6 +47,8 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
     on_skip: called with the error of each row left out under data.on_error = "skip" (they are logged and counted in any case).
     Raises ConfigError for settings and DataError for data that cannot be used.
     """
+    if config.kind == "mixture":
+        return mixture.load(config, on_skip, load)
     if config.kind in _READERS:
         return _READERS[config.kind](config, on_skip)
     return stream.assemble(open_records(config, on_skip), config, name=f"{config.kind} {config.path}", on_skip=on_skip)

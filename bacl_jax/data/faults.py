@@ -25,6 +25,8 @@ class Faults:
         self._limit, self._path, self._lock = limit, path, threading.Lock()
         self._asked = self._bad = 0
         self._written: set[tuple[int, int, int]] = set()
+        self._ahead: list[tuple[int, str]] = []  # (step, source) of those that `before` has not counted
+        self._before: Counter[str] = Counter()
         self.counts: Counter[tuple[str, str]] = Counter()
         if path is not None and path.exists():
             self._resume(path)
@@ -34,33 +36,45 @@ class Faults:
         whole = content[: content.rfind(b"\n") + 1]
         for line in whole.splitlines():
             fault = json.loads(line)
-            self._count((fault["step"], fault["position"], fault["row"]), (fault["kind"], fault["shard"]))
+            self._count((fault["step"], fault["position"], fault["row"]), (fault["kind"], fault["shard"]), fault["source"])
         if len(whole) < len(content):
             os.truncate(path, len(whole))
 
-    def _count(self, place: tuple[int, int, int], what: tuple[str, str]) -> bool:
+    def _count(self, place: tuple[int, int, int], what: tuple[str, str], source: str) -> bool:
         """False for a row at a place that was counted before: a resumed run reads some steps again."""
         if place in self._written:
             return False
         self._written.add(place)
         self.counts[what] += 1
+        self._ahead.append((place[0], source))
         return True
+
+    def before(self, step: int) -> dict[str, int]:
+        """Bad rows by source among those of the steps before `step`, which must not be smaller than in the call before."""
+        with self._lock:
+            self._before.update(source for at, source in self._ahead if at < step)
+            self._ahead = [entry for entry in self._ahead if entry[0] >= step]
+            return dict(self._before)
 
     def asked(self, rows: int) -> None:
         """So many rows are about to be read."""
         with self._lock:
             self._asked += rows
 
-    def add(self, error: DataError, *, step: int, position: int, row: int) -> None:
-        """A row at a position of a step's global batch could not be used. DataError past the limit, naming the worst kind and shard."""
+    def add(self, error: DataError, *, step: int, position: int, row: int, source: str = "") -> None:
+        """A row at a position of a step's global batch could not be used. DataError past the limit, naming the worst kind and shard.
+
+        source: the part of a mixture that the row is of.
+        """
         with self._lock:
             self._bad += 1
             what = (error.kind, error.shard)
-            if self._count((step, position, row), what):
+            if self._count((step, position, row), what, source):
                 if self.counts[what] == 1:
                     log.warning("left out, and counted from now on: %s", error)
                 if self._path is not None:
-                    fault = {"step": step, "position": position, "row": row, "kind": error.kind, "shard": error.shard, "error": str(error)}
+                    fault = {"step": step, "position": position, "row": row, "source": source}
+                    fault |= {"kind": error.kind, "shard": error.shard, "error": str(error)}
                     with self._path.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(fault) + "\n")
             if self._asked >= _AT_LEAST and self._bad > self._limit * self._asked:

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from bacl_jax.config import Config, ConfigError, DataConfig
 from bacl_jax.data import order, transforms
 from bacl_jax.data.faults import Faults
+from bacl_jax.data.sampler import Sampler
 from bacl_jax.data.source import DataError, DataSet, Example, Source, hash_ids
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.types import Batch, Tokens
@@ -37,6 +38,7 @@ class BatchBuilder:
         self._dataset, self._tokenizer, self._config = dataset, tokenizer, config
         self._partners, self._partner_share = partners, partner_share
         self._faults = faults or Faults(config.data.max_error_share)
+        self.sampler = Sampler(config.seed, config.train.batch_size, dataset.parts(), config.data)
         held, blocks = shard
         batch_size = config.train.batch_size
         if batch_size % blocks:
@@ -46,7 +48,7 @@ class BatchBuilder:
     def rows(self, step: int) -> np.ndarray:
         """Training rows of the whole global batch, int64 [B]."""
         config = self._config
-        rows = order.batch_rows(config.seed, step, config.train.batch_size, len(self._dataset.train))
+        rows = self.sampler.rows(step)
         current = self._partners.at(step) if self._partners is not None else None
         if current is None:
             return rows
@@ -60,8 +62,8 @@ class BatchBuilder:
             except DataError as error:
                 if self._config.data.on_error == "raise":
                     raise
-                self._faults.add(error, step=step, position=position, row=row)
-                row = order.replacement(self._config.seed, step, position, attempt, len(self._dataset.train))
+                self._faults.add(error, step=step, position=position, row=row, source=self.sampler.part_of(row).name)
+                row = self.sampler.replacement(step, position, attempt)
         raise DataError(
             f"step {step}: {_ATTEMPTS} rows drawn one after the other cannot be read: the data cannot be reached", kind="remote"
         )

@@ -22,22 +22,20 @@ def generator(seed: int, step: int, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.random.SeedSequence([seed, step, stream]).generate_state(2, np.uint64)))
 
 
-def batch_rows(seed: int, step: int, batch_size: int, n: int) -> Int64[np.ndarray, " B"]:
+def batch_rows(seed: int, step: int, batch_size: int, n: int, stream: Sequence[int] = ()) -> Int64[np.ndarray, " B"]:
     """The training rows of a step: positions step * B ... + B - 1 of an endless sequence of shuffled epochs.
 
     Each epoch holds each of the n rows once, in an order of its own; a batch may span the edge of two (or, if B > n, more) epochs.
     Any step is reached directly; for large n no table is made either (`grain.experimental.index_shuffle`, about 2 us a row).
+    stream: words of the seed beside (seed, epoch), which tell sequences with one seed apart.
     """
     if n < 1 or batch_size < 1:
         raise ValueError(f"an order needs at least one row and one row a batch, found n = {n}, batch_size = {batch_size}")
     first, end = step * batch_size, (step + 1) * batch_size
     epochs = range(first // n, (end - 1) // n + 1)
-    return np.concatenate([_epoch_rows(seed, epoch, n, max(first - epoch * n, 0), min(end - epoch * n, n)) for epoch in epochs])
-
-
-def _epoch_rows(seed: int, epoch: int, n: int, start: int, end: int) -> Int64[np.ndarray, " b"]:
-    """Positions start ... end - 1 of one epoch's permutation of n rows."""
-    return permuted([seed, epoch], n, range(start, end))
+    return np.concatenate(
+        [permuted([seed, epoch, *stream], n, range(max(first - epoch * n, 0), min(end - epoch * n, n))) for epoch in epochs]
+    )
 
 
 def permuted(seed: Sequence[int], n: int, positions: range) -> Int64[np.ndarray, " b"]:
@@ -47,14 +45,14 @@ def permuted(seed: Sequence[int], n: int, positions: range) -> Int64[np.ndarray,
     return np.array([index_shuffle(position, n - 1, _cipher_seed(tuple(seed)), _ROUNDS) for position in positions], np.int64)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)  # of at most 128 KiB
 def _table(seed: tuple[int, ...], n: int) -> Int64[np.ndarray, " n"]:
     table = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed))).permutation(n)
     table.flags.writeable = False  # it is kept: whoever changes rows takes a copy
     return table
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def _cipher_seed(seed: tuple[int, ...]) -> int:
     return int(np.random.SeedSequence(seed).generate_state(1)[0])
 

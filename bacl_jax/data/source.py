@@ -77,6 +77,15 @@ class EvalSplit:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """One of the sources that a training source consists of: so many of its rows, and its weight in each batch beside the others'."""
+
+    name: str
+    rows: int
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class DataSet:
     """A training source and its hold-outs.
 
@@ -96,6 +105,10 @@ class DataSet:
     captions: tuple[str, ...]
     half_true: HalfTrueIndex
     skipped: dict[str, int]
+
+    def parts(self) -> tuple[Part, ...]:
+        """The sources that `train` consists of, in its order; each is shuffled on its own."""
+        return (Part(self.name, len(self.train)),)
 
     def training_captions(self) -> list[str]:
         """What a tokenizer is trained on: the caption of each training row."""

@@ -1,14 +1,16 @@
 """Data sets too large to look at row by row beforehand: stored pictures and captions, read when a batch needs them.
 
-Dimension legend: n rows in all, of which validation and test are kept out of training.
+Dimension legend: n rows in all, of which H are kept out of training, for validation and test; N rows of one of these.
 """
 
 import contextlib
 import dataclasses
+import functools
 from collections import Counter
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int64
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import order, transforms
@@ -47,28 +49,41 @@ class Records(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class RecordSource:
-    """Rows of `records` as examples, decoded when they are asked for.
+class AllBut:
+    """0 ... n - 1 without the rows `left_out` (sorted): `self[i]` is the i-th of the rest. No table, so that n may be large."""
 
-    seed None: the first `count` rows in their order. Else rows at the positions start ... start + count - 1 of the permutation of all
-    rows that the seed names, so that splits are drawn without a table.
-    """
+    n: int
+    left_out: Int64[np.ndarray, " H"]
+
+    def __len__(self) -> int:
+        return self.n - len(self.left_out)
+
+    def __getitem__(self, index: int) -> int:
+        """Raises IndexError outside [0, len)."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return index + int(np.searchsorted(self._rank, index, side="right"))
+
+    @functools.cached_property
+    def _rank(self) -> Int64[np.ndarray, " H"]:
+        """How many rows stay before each one left out."""
+        return self.left_out - np.arange(len(self.left_out))
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSource:
+    """Rows of `records` as examples, decoded when they are asked for. `rows[i]` is the number of the i-th one in `records`."""
 
     records: Records
     config: DataConfig
-    count: int
-    start: int = 0
-    seed: int | None = None
+    rows: AllBut | Int64[np.ndarray, " N"]
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.rows)
 
     def row(self, index: int) -> int:
         """Number of the row in `records`."""
-        if self.seed is None:
-            return index
-        position = self.start + index
-        return int(order.permuted([self.seed], len(self.records), range(position, position + 1))[0])
+        return int(self.rows[index])
 
     def __getitem__(self, index: int) -> Example:
         record = self.records[self.row(index)]
@@ -114,19 +129,17 @@ def assemble(records: Records, config: DataConfig, *, name: str, on_skip: OnSkip
         raise ConfigError(
             f"data.validation_rows + data.test_rows = {sum(held.values())}: {name} has {n:,} rows in all, and one must be left to train on"
         )
-    seed = config.holdout_seed if count < n else None
+    drawn = order.permuted([config.holdout_seed], n, range(count, n))
     skipped: Counter[str] = Counter()
     splits: dict[str, tuple[_Kept, list[str]]] = {}
-    start = count
-    for split, rows in held.items():
-        splits[split] = _read(RecordSource(records, config, rows, start, seed), config, skipped, on_skip)
-        start += rows
+    for split, rows in (("validation", drawn[: held["validation"]]), ("test", drawn[held["validation"] :])):
+        splits[split] = _read(RecordSource(records, config, rows), config, skipped, on_skip)
     captions = tuple(sorted({caption for _, texts in splits.values() for caption in texts}))
     position = {caption: i for i, caption in enumerate(captions)}
     return RecordSet(
         name=name,
         description=f"{name}, {n:,} pairs (train {count:,}, validation {held['validation']:,}, test {held['test']:,})",
-        train=RecordSource(records, config, count, 0, seed),
+        train=RecordSource(records, config, AllBut(n, np.sort(drawn))),
         train_caption=None,
         splits={split: EvalSplit(kept, np.array([position[text] for text in texts], np.int64)) for split, (kept, texts) in splits.items()},
         captions=captions,

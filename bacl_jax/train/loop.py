@@ -58,6 +58,7 @@ class Loop:
     rows:      of the training source.
     tokenizer: its JSON, saved with each checkpoint.
     evaluate:  None: the run is never evaluated.
+    statistics: of the data read before a step, for its line in the log.
     headline:  the result that is shown and, with train.keep_best, the one by which the best checkpoint is chosen; more is better.
     """
 
@@ -69,6 +70,7 @@ class Loop:
     tokenizer: dict[str, Any]
     evaluate: Evaluate | None = None
     headline: str | None = None
+    statistics: Callable[[int], Mapping[str, float]] = lambda step: {}
 
     def run(self, preemption: Preemption) -> Outcome:
         """Trains from the newest checkpoint, or from the start, to train.steps.
@@ -86,6 +88,7 @@ class Loop:
             start_step=position.step,
             wall_seconds=position.wall_seconds,
             show=shown.update,
+            statistics=self.statistics,
         )
         with contextlib.closing(log), contextlib.closing(shown):
             return self._run(state, position, partners, log, preemption)

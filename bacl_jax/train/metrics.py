@@ -49,6 +49,7 @@ def _step_of(line: str) -> float:
 class MetricLog:
     """Writes the metrics of steps; only process 0 does.
 
+    statistics: of the data before a step, for its line.
     start_step, wall_seconds: of the checkpoint that the run goes on from; what the files hold beyond it is cut.
     """
 
@@ -62,8 +63,10 @@ class MetricLog:
         start_step: int = 0,
         wall_seconds: float = 0.0,
         show: Shown = lambda step, values: None,
+        statistics: Callable[[int], Mapping[str, float]] = lambda step: {},
     ):
         self._log_every, self._halt_after, self._batch_size = log_every, halt_after_nonfinite, batch_size
+        self._statistics = statistics
         self._show, self._wall_before, self._started = show, wall_seconds, time.perf_counter()
         self._pending: tuple[int, list[str], jax.Array] | None = None
         self._data_wait = 0.0
@@ -121,6 +124,7 @@ class MetricLog:
             "data_wait_seconds": self._data_wait,
         }
         self._data_wait = 0.0
+        values = {**values, **self._statistics(step)}
         numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}  # NaN is no JSON
         self._file.write(json.dumps(line | numbers, allow_nan=False) + "\n")
         self._file.flush()
