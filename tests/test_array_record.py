@@ -39,8 +39,9 @@ def test_rows_are_what_was_written(folder):
 def test_several_folders(tmp_path):
     for part in range(3):
         convert.write(PLAIN[part * 10 : part * 10 + 10], tmp_path / f"part{part}", shard_rows=3)
-    for path in ("", "part*", "part{0..2}", "{part1/index.json,part0,part2}"):
+    for path in ("", "part*", "part{0..2}", "{part0/index.json,part1,part2}"):
         assert list(ArrayRecordFiles(f"{tmp_path}/{path}")) == PLAIN[:30]
+    assert list(ArrayRecordFiles(f"{tmp_path}/part{{1,0}}")) == PLAIN[10:20] + PLAIN[:10]
 
 
 def test_threads_and_few_open_files(folder, monkeypatch):

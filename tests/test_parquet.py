@@ -194,7 +194,7 @@ def test_files_that_cannot_be_used(tmp_path):
     with pytest.raises(DataError, match="no row in 1 readable"):
         _one(TABLE.slice(0, 0))
     for path in (f"{tmp_path}/{{6,7}}.parquet", "memory://{none,nothing}.parquet"):
-        with pytest.raises(DataError, match="footer: cannot be read") as caught:
+        with pytest.raises(DataError, match=r"footer: cannot be read|nothing?\.parquet: not found|none.parquet: not found") as caught:
             ParquetFiles(path, "jpg", "caption")
         assert caught.value.kind == "missing"
 

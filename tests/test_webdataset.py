@@ -1,17 +1,14 @@
 """Tar shards, their index and its door: what was written is read, what is damaged is counted, and nothing is lost in silence."""
 
 import contextlib
-import http.server
 import io
 import json
 import os
 import pickle
 import random
-import re
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import tracemalloc
 from collections import Counter
@@ -19,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
+import loopback
 import numpy as np
 import pytest
 
@@ -156,39 +154,6 @@ def test_picture_and_caption_far_apart_are_read_in_two_parts(tmp_path, monkeypat
     lengths.clear()
     assert records[1].captions == ("caption 1",)
     assert len(lengths) == 1
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("s/{8..11}.tar", ["s/8.tar", "s/9.tar", "s/10.tar", "s/11.tar"]),
-        ("s/{08..10}.tar", ["s/08.tar", "s/09.tar", "s/10.tar"]),
-        ("s/{2..0}.tar", ["s/2.tar", "s/1.tar", "s/0.tar"]),
-        ("{a,b}/{0..1}", ["a/0", "a/1", "b/0", "b/1"]),
-        ("http://host/{0..1}.tar?x=[1]", ["http://host/0.tar?x=[1]", "http://host/1.tar?x=[1]"]),
-        ("s/1.tar", ["s/1.tar"]),
-    ],
-)
-def test_brace_expansion(path, expected):
-    assert storage.expand(path) == expected
-
-
-@pytest.mark.parametrize(
-    ("path", "said"),
-    [
-        ("{0..99999999}.tar", "100,000,000 locations"),
-        ("{0..999}{0..999}{0..9}.tar", "10,000,000 locations"),
-        ("{a{0..1}}.tar", "nested or unpaired"),
-        ("{0..1.tar", "nested or unpaired"),
-        ("{x}.tar", "neither a range nor a list"),
-        ("{a,a}.tar", "names 1 files twice"),
-        ("none*.tar", "no file there"),
-    ],
-)
-def test_bad_paths(path, said):
-    with pytest.raises(DataError, match=said) as error:
-        storage.expand(path)
-    assert error.value.kind == ("missing" if "none" in path else "path")
 
 
 def test_threads_and_copies_read_the_same(shards, monkeypatch):
@@ -519,56 +484,13 @@ def test_remote_shards_through_fsspec(memory, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="not found") as error:
         records[14]
     assert (error.value.kind, error.value.shard.rpartition("/")[2]) == ("missing", "00002.tar")
-    with pytest.raises(DataError, match="no file there"):
-        storage.expand("memory://shards/x*.tar")
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves the files of `server.files`; the first `server.failures` requests fail, `server.ranges` = False ignores Range."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        content = self.server.files.get(self.path)
-        self.server.requests.append(self.path)
-        if content is None:
-            return self.answer(404, b"")
-        if self.server.failures > 0:
-            self.server.failures -= 1
-            return self.answer(503, b"")
-        first, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"]).groups())
-        if not self.server.ranges:
-            return self.answer(200, content)
-        if first >= len(content):
-            return self.answer(416, b"", f"bytes */{len(content)}")
-        part = content[first : last + 1]
-        return self.answer(206, part, f"bytes {first}-{first + len(part) - 1}/{len(content)}")
-
-    def answer(self, status, content, span=None):
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        if span:
-            self.send_header("Content-Range", span)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format, *args):
-        pass
 
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(storage, "BACKOFF", 0.001)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+    with loopback.serving(monkeypatch) as running:
         running.files = {f"/{i:05d}.tar": shard(5 * i) for i in range(3)}
-        running.failures, running.ranges, running.requests = 0, True, []
-        running.url = f"http://127.0.0.1:{running.server_port}"
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield running
-        running.shutdown()
-        thread.join()
 
 
 def test_remote_shards_over_http(server, tmp_path):
@@ -579,15 +501,6 @@ def test_remote_shards_over_http(server, tmp_path):
     server.requests.clear()
     assert records[3].key == EXPECTED[3][0]
     assert len(server.requests) == 1
-
-    server.failures, server.requests[:] = 2, []
-    assert records[4].captions == ("caption 4",)  # at the third try
-    assert len(server.requests) == 3
-    server.failures = 3
-    with pytest.raises(DataError, match=r"3 tries failed \(HTTPError: .*503") as error:
-        records[4]
-    assert (error.value.kind, error.value.shard) == ("remote", f"{server.url}/00000.tar")
-    server.failures = 0
 
     server.files["/00001.tar"] = server.files["/00001.tar"][:-1]
     with pytest.raises(DataError, match=r"00001\.tar: .* when it was indexed") as error:

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from bacl_jax.data import files
+from bacl_jax.data import files, storage
 from bacl_jax.data.cache import Cache
 from bacl_jax.data.source import DataError
 from bacl_jax.data.stream import Record
@@ -125,7 +125,7 @@ class ArrayRecordFiles:
     def __init__(self, path: str) -> None:
         self._files: list[tuple[str, Shard, int]] = []  # path, what the index says, place of the first row
         for index_file in files.expand(path, INDEX):
-            if not files.is_local(index_file):
+            if storage.is_remote(index_file):
                 raise DataError(f"{index_file}: ArrayRecord files are read from a local folder; mount or copy it", kind="type", shard=path)
             folder = Path(index_file).parent
             if Path(index_file).name != INDEX:

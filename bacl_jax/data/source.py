@@ -86,6 +86,7 @@ class DataSet:
     half_true:     index over `captions`.
     skipped:       rows left out, counted by kind.
     description:   one line for logs and reports: what was read, and how much of it.
+    left_out:      the error of each row or file that was left out when the data were opened.
     """
 
     name: str
@@ -96,6 +97,7 @@ class DataSet:
     captions: tuple[str, ...]
     half_true: HalfTrueIndex
     skipped: dict[str, int]
+    left_out: tuple[DataError, ...] = ()
 
     def training_captions(self) -> list[str]:
         """What a tokenizer is trained on: the caption of each training row."""

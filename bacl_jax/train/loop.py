@@ -59,6 +59,7 @@ class Loop:
     tokenizer: its JSON, saved with each checkpoint.
     evaluate:  None: the run is never evaluated.
     headline:  the result that is shown and, with train.keep_best, the one by which the best checkpoint is chosen; more is better.
+    rows_left_out: how many rows could not be used so far, for the log.
     """
 
     config: Config
@@ -69,6 +70,7 @@ class Loop:
     tokenizer: dict[str, Any]
     evaluate: Evaluate | None = None
     headline: str | None = None
+    rows_left_out: Callable[[], int] = lambda: 0
 
     def run(self, preemption: Preemption) -> Outcome:
         """Trains from the newest checkpoint, or from the start, to train.steps.
@@ -86,6 +88,7 @@ class Loop:
             start_step=position.step,
             wall_seconds=position.wall_seconds,
             show=shown.update,
+            rows_left_out=self.rows_left_out,
         )
         with contextlib.closing(log), contextlib.closing(shown):
             return self._run(state, position, partners, log, preemption)

@@ -50,6 +50,7 @@ class MetricLog:
     """Writes the metrics of steps; only process 0 does.
 
     start_step, wall_seconds: of the checkpoint that the run goes on from; what the files hold beyond it is cut.
+    rows_left_out: gives the number of rows that process 0 could not use so far.
     """
 
     def __init__(
@@ -62,9 +63,11 @@ class MetricLog:
         start_step: int = 0,
         wall_seconds: float = 0.0,
         show: Shown = lambda step, values: None,
+        rows_left_out: Callable[[], int] = lambda: 0,
     ):
         self._log_every, self._halt_after, self._batch_size = log_every, halt_after_nonfinite, batch_size
         self._show, self._wall_before, self._started = show, wall_seconds, time.perf_counter()
+        self._rows_left_out = rows_left_out
         self._pending: tuple[int, list[str], jax.Array] | None = None
         self._data_wait = 0.0
         self._file: TextIO | None = None
@@ -119,6 +122,7 @@ class MetricLog:
             "samples_seen": step * self._batch_size,
             "wall_seconds": self.wall_seconds,
             "data_wait_seconds": self._data_wait,
+            "rows_left_out": self._rows_left_out(),
         }
         self._data_wait = 0.0
         numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}  # NaN is no JSON
