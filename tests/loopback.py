@@ -16,7 +16,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.requests.append(self.path)
             fault = self.server.faults.pop(0) if self.server.faults else None
-        content = self.server.files.get(self.path)
+            if self.path in self.server.lives:
+                self.server.lives[self.path] -= 1
+            content = self.server.files.get(self.path) if self.server.lives.get(self.path, 0) >= 0 else None
         if content is None:
             return self.answer(404, b"")
         if isinstance(fault, int):
@@ -67,13 +69,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 class Server(http.server.ThreadingHTTPServer):
     """files:    path -> content.
     faults:      what the next requests meet, in turn: a status, "drop", "cut", "hang", "slow", "trickle", or None.
+    lives:       path -> requests after which it is gone.
     ranges:      False: Range is ignored.
     retry_after: the header of the answers 429 and 503.
     requests:    the paths asked for."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.files, self.faults, self.requests = {}, [], []
+        self.files, self.faults, self.lives, self.requests = {}, [], {}, []
         self.ranges, self.retry_after = True, None
         self.lock, self.released = threading.Lock(), threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
