@@ -95,6 +95,8 @@ def read_index(folder: Path) -> Index:
         shards = tuple(Shard(**shard) for shard in content["shards"])
         index = Index(content["source_rows"], content["shard_rows"], shards)
         numbers = [index.source_rows, index.shard_rows - 1, *(number for shard in shards for number in (shard.rows, shard.bytes))]
+        if content["rows"] != index.rows:
+            raise ValueError("the number of rows is not the sum of those of the files")
         if content["format"] != _MAGIC.decode() or not (min(numbers) >= 0 and max(numbers) < 2**48 and all(map(_is_name, shards))):
             raise ValueError("a number, a name or the format is not what the converter writes")
     except OSError as error:

@@ -18,11 +18,18 @@ SPLITS = ("validation", "test")
 
 
 class DataError(ValueError):
-    """Data that cannot be used. The message names the place, what was found and what to change; `kind` and `shard` (a file) count it."""
+    """Data that cannot be used. The message names the place, what was found and what to change; `kind` and `shard` (a file) count it.
+
+    What data or libraries put into the message is made printable, so that it stays one line and says nothing to a terminal.
+    """
 
     def __init__(self, message: str, *, kind: str = "data", shard: str = ""):
-        super().__init__(message)
+        super().__init__("".join(map(_printable, message)))
         self.kind, self.shard = kind, shard
+
+
+def _printable(letter: str) -> str:
+    return letter if letter.isprintable() else " " if letter.isspace() else letter.encode("unicode_escape").decode()
 
 
 OnSkip = Callable[[DataError], None]  # called once for each row that is left out under data.on_error = "skip"

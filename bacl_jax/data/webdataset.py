@@ -18,6 +18,7 @@ from bacl_jax.data.source import DataError, OnSkip
 from bacl_jax.data.stream import Record
 
 _PAGE = 256  # rows; a table of the shard of each page's first row makes look-up independent of n and S
+_PLAIN = 90  # characters of a stem that every form of header holds whole, so that both members of a row must have it
 _NEAR = 64 * 1024  # bytes between picture and caption that are read along, in place of a second request
 
 
@@ -75,9 +76,13 @@ class TarShards:
             raise DataError(self._changed[shard], kind="changed", shard=self._locations[shard])
         (head, image, image_size), (caption, caption_size, is_json) = tar_scan.unpack(self._rows[row])
         first, second = (head, image + image_size), (caption - tar_members.BLOCK, caption + caption_size)
+        if second[0] < 0 or max(first[1], second[1]) > self._shards[shard].size:
+            raise self._error_of_change(shard, "the index names bytes outside of it")
         picture, text = self._read(shard, first, second)
-        stem = self._member(shard, picture, image - head, image_size)
-        self._member(shard, text, tar_members.BLOCK, caption_size)
+        stem, _ = tar_scan.split(self._member(shard, picture, image - head, image_size))
+        written = tar_scan.split(self._member(shard, text, tar_members.BLOCK, caption_size))
+        if len(stem) <= _PLAIN and stem.isascii() and written != (stem, "json" if is_json else "txt"):
+            raise self._error_of_change(shard, f"picture {tar_members.shown(stem)} and caption {tar_members.shown('.'.join(written))}")
         where = f"{self._locations[shard]}, row {tar_members.shown(stem)}"
         try:
             words = _caption(text[tar_members.BLOCK :], is_json, where)
@@ -129,8 +134,7 @@ class TarShards:
         return content[first[0] - start : first[1] - start], content[second[0] - start : second[1] - start]
 
     def _member(self, shard: int, content: bytes, data: int, size: int) -> str:
-        """The stem of the member, whose headers must say what the index says."""
-        location = self._locations[shard]
+        """The name of the member, whose headers must say what the index says."""
         try:
             member = tar_members.next_member(lambda start, end: content[start:end], 0, len(content))
         except DataError as error:
@@ -138,8 +142,12 @@ class TarShards:
         else:
             found = "other members"
         if member is None or (member.data, member.size) != (data, size) or len(content) != data + size:
-            raise DataError(f"{location}: changed since it was indexed ({found}); {tar_index.REMEDY}", kind="changed", shard=location)
-        return tar_scan.split(member.name)[0]
+            raise self._error_of_change(shard, found)
+        return member.name
+
+    def _error_of_change(self, shard: int, found: str) -> DataError:
+        location = self._locations[shard]
+        return DataError(f"{location}: changed since it was indexed ({found}); {tar_index.REMEDY}", kind="changed", shard=location)
 
 
 def _reopen(locations: list[str], index: str, checksum: int, changed: dict[int, str]) -> TarShards:
