@@ -11,7 +11,8 @@ from bacl_jax.data.source import DataError
 
 SECONDS = 10  # that one damaged input may take, from opening to its last row
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
-KINDS = {kind for row in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", DOCUMENT, re.M) for kind in re.findall(r"\w+", row)} | {"tokenizer"}
+KINDS = {kind for row in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", DOCUMENT, re.M) for kind in re.findall(r"\w+", row)}
+KINDS |= set(re.findall(r"kind `(\w+)`", DOCUMENT))
 
 
 def damaged(content: bytes, seed: int, first: int = 0) -> bytes:
