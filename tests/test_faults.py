@@ -114,7 +114,7 @@ def test_raise_names_kind_and_file(build, form, fault):
     with pytest.raises(DataError) as caught:
         [builder(step) for step in range(ROWS // BATCH)]
     assert (caught.value.kind, caught.value.shard) == (FAULTS[fault][2], file)
-    assert f"{BAD}" in str(caught.value)
+    assert any(name in str(caught.value) for name in (f"{BAD:03d}", f"#{BAD}", f"row {BAD + 1}:"))
 
 
 @pytest.mark.parametrize(("form", "fault"), CASES)
@@ -161,6 +161,20 @@ def test_what_was_left_out_at_the_start_is_written_once(tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["step"], line["error"]) for line in lines] == [(None, "a row"), (None, "b row"), (None, "c")]
     assert faults.summary()[:2] == ["left out, missing: 2, in 1 files, most (2) in a.tar", "left out, bomb: 1"]
+
+
+def test_files_that_cannot_be_opened_are_left_out_though_nobody_asks(tmp_path, caplog):
+    """As launch.train opens them."""
+    _, path, _ = as_parquet(tmp_path, rows_with("no picture"))
+    (tmp_path / "1.parquet").write_bytes(path.read_bytes()[:-9])
+    config = dataclasses.replace(Config().data, kind="parquet", path=str(tmp_path), on_error="skip", test_rows=ROWS - 1, holdout_seed=1)
+    dataset = load(config)
+    assert [(error.kind, error.shard) for error in dataset.left_out] == [("syntax", f"{tmp_path}/1.parquet"), ("unreadable", str(path))]
+    assert len(dataset.splits["test"].source) == ROWS - 2
+    assert "1.parquet, footer: not readable as Parquet" in caplog.text
+    assert "2 left out: {'syntax': 1, 'unreadable': 1}" in caplog.text
+    with pytest.raises(DataError, match=r"1\.parquet"):
+        load(dataclasses.replace(config, on_error="raise"))
 
 
 def test_messages_stay_one_printable_line():

@@ -23,7 +23,10 @@ RECORDS = [Record(bytes([i]) * (100 + i), (f"caption {i}",), f"{i:03d}") for i i
 def read(method, *sources):
     """What worker_rows.py prints."""
     command = [sys.executable, "tests/worker_rows.py", method, *sources]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
