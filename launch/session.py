@@ -115,7 +115,8 @@ class Run:
         return next((name for name in (self.config.eval.report, self.config.eval.split) if name in self.filled_splits()), None)
 
     def finish(self, workdir: str | os.PathLike[str], params: Any, step: int) -> None:
-        """The report at the end of training, where there is something to report; then DIR/done."""
+        """The report at the end of training, where there is something to report, and what was left out of the data; then DIR/done."""
+        print("".join(f"{line}\n" for line in self.faults.summary()) if self.faults is not None else "", end="")
         split = self.reported_split()
         if split is not None and self.config.eval.tasks:
             self.report(workdir, params, step, self.config.eval.tasks, split)
@@ -172,4 +173,7 @@ def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
         print(f"mesh {sizes}: {partition.summary(trainer.abstract_state().params, config.mesh)}")
     process = f".{jax.process_index()}" if jax.process_count() > 1 else ""
     faults = Faults(config.data.max_error_share, checkpoints.workdir / f"data_errors{process}.jsonl")
+    if jax.process_index() == 0:  # every process opens the same files
+        for name, errors in dataset.left_out_by_part().items():
+            faults.opened(name, errors)
     return Run(config, dataset, tokenizer, trainer, faults)

@@ -4,7 +4,6 @@ import random
 import shutil
 import struct
 import zlib
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
@@ -39,8 +38,9 @@ def test_rows_are_what_was_written(folder):
 def test_several_folders(tmp_path):
     for part in range(3):
         convert.write(PLAIN[part * 10 : part * 10 + 10], tmp_path / f"part{part}", shard_rows=3)
-    for path in ("", "part*", "part{0..2}", "{part1/index.json,part0,part2}"):
+    for path in ("", "part*", "part{0..2}", "{part0/index.json,part1,part2}"):
         assert list(ArrayRecordFiles(f"{tmp_path}/{path}")) == PLAIN[:30]
+    assert list(ArrayRecordFiles(f"{tmp_path}/part{{1,0}}")) == PLAIN[10:20] + PLAIN[:10]
 
 
 def test_threads_and_few_open_files(folder, monkeypatch):
@@ -104,11 +104,12 @@ def test_folders_that_cannot_be_used(folder, tmp_path):
         (f"{tmp_path}/{{nothing,empty}}", "missing", "no such file or folder"),
     ]
     damaged = {
-        "stopped after 2 of 3 files": ("missing", index | {"shards": index["shards"][:2]}),
-        "no row in 0": ("empty", index | {"source_rows": 0, "shards": []}),
+        "stopped after 2 of 3 files": ("missing", index | {"rows": 30, "shards": index["shards"][:2]}),
+        "no row in 0": ("empty", index | {"rows": 0, "source_rows": 0, "shards": []}),
         "damaged .*the format is not": ("syntax", index | {"format": "other"}),
         "damaged .*a number, a name": ("syntax", index | {"shard_rows": 0}),
-        "a number, a name": ("syntax", index | {"shards": [index["shards"][0] | {"name": "../pairs/x.array_record"}]}),
+        "a number, a name": ("syntax", index | {"rows": 15, "shards": [index["shards"][0] | {"name": "../pairs/x.array_record"}]}),
+        "the number of rows is not the sum": ("syntax", index | {"rows": 41}),
         "KeyError": ("syntax", {"format": "BJR1"}),
         "TypeError": ("syntax", []),
     }
@@ -161,33 +162,3 @@ def test_a_file_in_the_place_of_another(folder):
     with pytest.raises(DataError, match=r"pairs-00000-of-00003.array_record, row 3: .*place 17 lies at 2: files were exchanged") as caught:
         ArrayRecordFiles(str(folder))[2]
     assert caught.value.kind == "checksum"
-
-
-def test_damaged_files(tmp_path):
-    """Each row of a damaged file is what was written or a DataError, and none is lost."""
-    convert.write(PLAIN, tmp_path / "a")
-    [path] = (tmp_path / "a").glob("*.array_record")
-    content = path.read_bytes()
-    written = len(content.rstrip(b"\0"))
-    outcomes = Counter()
-    for trial in range(120):
-        draw = random.Random(trial)
-        damaged = bytearray(content)
-        first = (0, 0, 65536, len(content) - 65536)[trial % 4] % written
-        for _ in range(1 + trial % 3):
-            position = draw.randrange(first, min(first + 12_000, len(damaged)))
-            damaged[position] ^= 1 << draw.randrange(8)
-        if trial % 5 == 0:
-            position = draw.randrange(12_000)
-            damaged[position : position + 30] = draw.randbytes(30)
-        path.write_bytes(damaged[: draw.randrange(len(damaged))] if trial % 10 == 1 else damaged)
-        found = ArrayRecordFiles(str(tmp_path / "a"))
-        for row in range(ROWS):
-            try:
-                outcomes["equal" if found[row] == PLAIN[row] else "different"] += 1
-            except DataError as error:
-                outcomes[error.kind] += 1
-    assert outcomes.total() == 120 * ROWS
-    assert outcomes.keys() == {"equal", "syntax", "checksum"}
-    assert outcomes["checksum"] > 20
-    assert outcomes["syntax"] > 5 * ROWS

@@ -313,6 +313,13 @@ def test_whole_files_that_cannot_be_used(folder):
         _load(_write(folder, "csv", [("nothing.png", "c")]), on_error="skip")
 
 
+@pytest.mark.parametrize("path", ["https://host/data.csv", "memory://data.jsonl", "s3://bucket/data.parquet"])
+def test_a_remote_manifest_is_refused(path):
+    with pytest.raises(DataError, match=rf"{path}: a manifest and its pictures are read from a local folder; copy") as caught:
+        _load(path)
+    assert caught.value.kind == "type"
+
+
 def test_an_image_in_training_and_test_is_announced(folder, caplog):
     rows = [("images/0.png", "red", "train"), ("images/0.png", "crimson", "test")]
     _load(_write(folder, "csv", rows, ("image", "caption", "split")), split_column="split")

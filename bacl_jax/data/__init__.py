@@ -1,5 +1,8 @@
 """Data: `load(config)` gives a DataSet, `batches(...)` the training pipeline over it."""
 
+import dataclasses
+import logging
+from collections import Counter
 from collections.abc import Callable
 
 from bacl_jax.config import ConfigError, DataConfig
@@ -32,9 +35,11 @@ __all__ = [
     "open_records",
 ]
 
+log = logging.getLogger("bacl_jax")
+
 _READERS = {"emoji": emoji.load, "manifest": manifest.load}  # look at every row at once
 _RECORDS: dict[str, Callable[[str, DataConfig, OnSkip | None], Records]] = {  # read rows as they are needed
-    "webdataset": lambda path, c, on_skip: TarShards(path, c.index),
+    "webdataset": lambda path, c, on_skip: TarShards(path, c.index, on_skip=on_skip),
     "parquet": lambda path, c, on_skip: ParquetFiles(path, c.image_column, c.caption_column, c.id_column, on_skip=on_skip),
     "array_record": lambda path, c, on_skip: ArrayRecordFiles(path),
     "tfds": lambda path, c, on_skip: TfdsRows(path, c.split, c.image_column, c.caption_column, c.folder, key_feature=c.id_column),
@@ -49,15 +54,35 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
     """
     if config.kind == "mixture":
         return mixture.load(config, on_skip, load)
+    left_out: list[DataError] = []
+
+    def skipped(error: DataError) -> None:
+        left_out.append(error)
+        if on_skip is not None:
+            on_skip(error)
+
     if config.kind in _READERS:
-        return _READERS[config.kind](config, on_skip)
-    return stream.assemble(open_records(config, on_skip), config, name=f"{config.kind} {config.path}", on_skip=on_skip)
+        dataset = _READERS[config.kind](config, skipped)
+    else:
+        dataset = stream.assemble(open_records(config, skipped), config, name=f"{config.kind} {config.path}", on_skip=skipped)
+        if left_out:
+            log.warning("%s: %d left out: %s", dataset.name, len(left_out), dict(Counter(error.kind for error in left_out)))
+    return dataclasses.replace(dataset, left_out=tuple(left_out))
 
 
 def open_records(config: DataConfig, on_skip: OnSkip | None = None) -> Records:
-    """The stored rows that `config` names, one of the kinds that are read as they are needed."""
+    """The stored rows that `config` names, one of the kinds that are read as they are needed.
+
+    on_skip: called with the error of each file that is left out as a whole under data.on_error = "skip" (they are logged in any case).
+    """
+
+    def skipped(error: DataError) -> None:
+        log.warning("left out: %s", error)
+        if on_skip is not None:
+            on_skip(error)
+
     if config.kind not in _RECORDS:
         raise ConfigError(f"data.kind = {config.kind!r}; allowed: {', '.join(_RECORDS)}")
     if not config.path:
         raise ConfigError(f"data.path = None; data.kind = {config.kind!r} needs the path of its files, or the name of the data set")
-    return _RECORDS[config.kind](config.path, config, on_skip if config.on_error == "skip" else None)
+    return _RECORDS[config.kind](config.path, config, skipped if config.on_error == "skip" else None)

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from bacl_jax.data import files
+from bacl_jax.data import files, storage
 from bacl_jax.data.cache import Cache
 from bacl_jax.data.source import DataError
 from bacl_jax.data.stream import Record
@@ -95,6 +95,8 @@ def read_index(folder: Path) -> Index:
         shards = tuple(Shard(**shard) for shard in content["shards"])
         index = Index(content["source_rows"], content["shard_rows"], shards)
         numbers = [index.source_rows, index.shard_rows - 1, *(number for shard in shards for number in (shard.rows, shard.bytes))]
+        if content["rows"] != index.rows:
+            raise ValueError("the number of rows is not the sum of those of the files")
         if content["format"] != _MAGIC.decode() or not (min(numbers) >= 0 and max(numbers) < 2**48 and all(map(_is_name, shards))):
             raise ValueError("a number, a name or the format is not what the converter writes")
     except OSError as error:
@@ -125,7 +127,7 @@ class ArrayRecordFiles:
     def __init__(self, path: str) -> None:
         self._files: list[tuple[str, Shard, int]] = []  # path, what the index says, place of the first row
         for index_file in files.expand(path, INDEX):
-            if not files.is_local(index_file):
+            if storage.is_remote(index_file):
                 raise DataError(f"{index_file}: ArrayRecord files are read from a local folder; mount or copy it", kind="type", shard=path)
             folder = Path(index_file).parent
             if Path(index_file).name != INDEX:

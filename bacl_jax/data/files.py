@@ -1,74 +1,98 @@
-"""Names of files: braces, patterns, folders and fsspec URLs become a list."""
+"""Names of files: braces, patterns, folders and URLs become a list of locations (bacl_jax/data/storage.py reads them)."""
 
+import glob
 import itertools
+import os
 import re
-from collections.abc import Iterator
+import urllib.parse
+from collections.abc import Iterator, Sequence
 
-import fsspec
-
+from bacl_jax.data import storage
 from bacl_jax.data.source import DataError
 
-LIMIT = 10_000_000  # names that one path may stand for; a typing error in a range is found before it fills the memory
-_BRACES = re.compile(r"\{([^{}]*)\}")
+LIMIT = 1_000_000  # names that one path may stand for; a typing error in a range is found before it fills the memory
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_GLOB = re.compile(r"[*?\[]")
 
 
-def expand(path: str, suffix: str = "") -> list[str]:
-    """The files that `path` stands for, sorted, each once: local paths as they are, others as fsspec URLs.
+def expand(path: str, suffix: str) -> list[str]:
+    """The locations that `path` stands for, in its order; what a folder or a pattern stands for is sorted.
 
     `path` is a file, a folder (its files with names that end in `suffix`, at any depth; a name or folder that begins with "." or "_" is
-    passed over), a pattern (*, ?, [...]; the last two not in http URLs) or braces ({0000..0127}, {train,extra}) of any of these.
+    passed over), a pattern (*, ?, [...], ** for any depth) or braces ({0000..0127}, zeros kept, {train,extra}, one inside the other) of any
+    of these. An http(s) server lists nothing, so there a path is a file, or braces.
 
-    Cost: a file name out of braces that ends in `suffix` is not looked up, so that 40,000 remote names take no request; anything else
-    takes one or more. Raises DataError of kind "missing" where nothing matches or the place cannot be read, "syntax" for wrong braces.
+    Cost: names out of braces that end in `suffix` are not looked up far away, so that 40,000 of them take no request. A file may thus be
+    none: that shows when it is read. Raises DataError of kind "path" for braces that cannot be expanded, more than LIMIT names, a name
+    that is there twice, or a scheme without a client; "missing" where nothing matches; "remote" where a listing fails (`storage.attempt`).
     """
     names = list(itertools.islice(_braces(path, path), LIMIT + 1))
     if len(names) > LIMIT:
-        raise DataError(f"{path}: the braces stand for more than {LIMIT:,} names; check the ranges", kind="syntax", shard=path)
-    several = len(names) > 1 or names[0] != path
-    found = set()
-    for name in names:
-        known = several and suffix and name.endswith(suffix) and not _is_pattern(name)
-        found |= {name} if known else _look_up(name, suffix)
+        raise DataError(f"{path}: the braces stand for more than {LIMIT:,} names; check the ranges", kind="path", shard=path)
+    found = [location for name in names for location in _look_up(name, suffix, several=len(names) > 1)]
+    if len(set(found)) < len(found):
+        raise DataError(f"{path}: names {len(found) - len(set(found))} files twice; name each once", kind="path", shard=path)
+    return found
+
+
+def common_folder(locations: Sequence[str]) -> str:
+    """The folder that all files lie in or below, with a slash at its end; empty for the working folder."""
+    parts = zip(*(location.split("/")[:-1] for location in locations), strict=False)
+    return "".join(part[0] + "/" for part in itertools.takewhile(lambda part: len(set(part)) == 1, parts))
+
+
+def below_common_folder(locations: Sequence[str]) -> list[str]:
+    """The names without the folders that all of them share: the same wherever those lie."""
+    common = common_folder(locations)
+    return [location[len(common) :] for location in locations]
+
+
+def _look_up(name: str, suffix: str, *, several: bool) -> list[str]:
+    name = name.removeprefix("file://")
+    if name.startswith(("http://", "https://")):
+        inside = urllib.parse.urlsplit(name).path  # a ? begins a query, which may hold anything
+        if "*" in inside or inside.endswith("/"):
+            raise DataError(f"{name}: http servers list no files; name them, with braces for many", kind="path", shard=name)
+        return [name]
+    if storage.is_remote(name):
+        found = [name] if several and name.endswith(suffix) and not _GLOB.search(name) else _remote_files(name, suffix)
+    else:
+        found = _local_files(name, suffix)
     if not found:
-        raise DataError(f"{path}: no file{f' that ends in {suffix}' * bool(suffix)} there; correct the path", kind="missing", shard=path)
-    return sorted(found)
+        found_there = f"no file that ends in {suffix} there" if _GLOB.search(name) or os.path.isdir(name) else "no such file or folder"
+        raise DataError(f"{name}: {found_there}; correct the path", kind="missing", shard=name)
+    return found
 
 
-def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """(the file system of a path or URL, the name there). DataError of kind "missing" for a scheme that cannot be read."""
-    try:
-        return fsspec.url_to_fs(path)
-    except (ValueError, ImportError, OSError) as error:
-        raise DataError(f"{path}: {error}", kind="missing", shard=path) from error
+def _local_files(name: str, suffix: str) -> list[str]:
+    if os.path.isdir(name):
+        return _in_folder(name, suffix)
+    if os.path.exists(name) or (name.endswith(suffix) and not _GLOB.search(name)):
+        return [name]
+    entries = sorted(glob.glob(name, recursive=True))
+    return [file for entry in entries for file in (_in_folder(entry, suffix) if os.path.isdir(entry) else [entry])]
 
 
-def is_local(path: str) -> bool:
-    """Whether the path names a file of this machine: it has no scheme, or file://."""
-    return "local" in filesystem(path)[0].protocol
+def _in_folder(folder: str, suffix: str) -> list[str]:
+    inside = (os.path.relpath(os.path.join(place, file), folder) for place, _, files in os.walk(folder) for file in files)
+    return sorted(os.path.join(folder, file) for file in inside if file.endswith(suffix) and not _hidden(file))
 
 
-def _is_pattern(name: str) -> bool:
-    return "*" in name or (not name.startswith("http") and any(sign in name for sign in "?["))
+def _remote_files(name: str, suffix: str) -> list[str]:
+    system, inside = storage.client(name)
+    pattern = _GLOB.search(inside) is not None
 
-
-def _look_up(name: str, suffix: str) -> set[str]:
-    system, inside = filesystem(name)
-
-    def url(entry: str) -> str:
-        return entry if "local" in system.protocol else str(system.unstrip_protocol(entry))
-
-    try:
-        files: set[str] = set()
-        for entry in map(str, system.glob(inside)) if _is_pattern(name) else [inside]:
-            if system.info(entry)["type"] == "directory":
-                files |= {url(each) for each in system.find(entry) if each.endswith(suffix) and not _hidden(each.removeprefix(entry))}
+    def listed() -> list[str]:
+        files: list[str] = []
+        for entry in sorted(map(str, system.glob(inside))) if pattern else [inside]:
+            if system.isdir(entry):
+                within = map(str, system.find(entry))
+                files += sorted(each for each in within if each.endswith(suffix) and not _hidden(each.removeprefix(entry)))
             else:
-                files.add(name if entry == inside else url(entry))
-    except (OSError, ValueError) as error:
-        reason = "no such file or folder" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-        raise DataError(f"{name}: {reason}; correct the path", kind="missing", shard=name) from error
-    return files
+                files.append(entry)
+        return [name if entry == inside else str(system.unstrip_protocol(entry)) for entry in files]
+
+    return storage.attempt("list", name, listed)
 
 
 def _hidden(relative: str) -> bool:
@@ -76,23 +100,32 @@ def _hidden(relative: str) -> bool:
 
 
 def _braces(text: str, path: str) -> Iterator[str]:
-    """The texts that braces stand for, the innermost taken first; {08..11} keeps its zeros."""
-    match = _BRACES.search(text)
-    if match is None:
-        if "{" in text or "}" in text:
-            raise DataError(f"{path}: a brace that is not closed or not opened", kind="syntax", shard=path)
+    """The texts that braces stand for, in the order of a shell; {08..11} keeps its zeros, {2..0} counts down."""
+    before, brace, rest = text.partition("{")
+    unpaired = "}" in before
+    depth, cuts = 1, [-1]  # of the outermost pair: where its choices end
+    for position, sign in enumerate(rest):
+        depth += (sign == "{") - (sign == "}")
+        if depth == 0 or (depth == 1 and sign == ","):
+            cuts.append(position)
+        if depth == 0:
+            break
+    if unpaired or (brace and depth > 0):
+        raise DataError(f"{path}: a brace that is not closed or not opened", kind="path", shard=path)
+    if not brace:
         yield text
         return
-    limits = _RANGE.fullmatch(match[1])
-    if limits is None and "," not in match[1]:
-        raise DataError(f"{path}: {match[0]} is neither {{first..last}} nor {{one,other}}", kind="syntax", shard=path)
-    if limits is not None:
-        first, last = limits.groups()
-        if int(first) > int(last):
-            raise DataError(f"{path}: {match[0]} counts down; write {{{last}..{first}}}", kind="syntax", shard=path)
-        width = len(first) if first.startswith("0") or len(first) == len(last) else 0
-        choices: Iterator[str] = (f"{number:0{width}d}" for number in range(int(first), int(last) + 1))
-    else:
-        choices = iter(match[1].split(","))
-    for choice in choices:
-        yield from _braces(text[: match.start()] + choice + text[match.end() :], path)
+    parts = [rest[first + 1 : last] for first, last in itertools.pairwise(cuts)]
+    for choice in itertools.chain.from_iterable(_braces(part, path) for part in parts) if len(parts) > 1 else _numbers(parts[0], path):
+        for end in _braces(rest[cuts[-1] + 1 :], path):
+            yield before + choice + end
+
+
+def _numbers(inside: str, path: str) -> Iterator[str]:
+    limits = _RANGE.fullmatch(inside)
+    if limits is None:
+        raise DataError(f"{path}: {{{inside}}} is neither {{first..last}} nor {{one,other}}", kind="path", shard=path)
+    first, last = map(int, limits.groups())
+    step = 1 if first <= last else -1
+    width = max(map(len, limits.groups())) if any(len(text) > 1 and text[0] == "0" for text in limits.groups()) else 0
+    return (f"{number:0{width}d}" for number in range(first, last + step, step))

@@ -58,6 +58,7 @@ class BatchBuilder:
         """The example at a position of the global batch, and its row: another one's where that row cannot be read and may be skipped."""
         for attempt in range(_ATTEMPTS):
             try:
+                self._faults.repeat(step=step, position=position, row=row)
                 return row, self._dataset.train[row]
             except DataError as error:
                 if self._config.data.on_error == "raise":

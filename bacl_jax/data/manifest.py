@@ -22,7 +22,7 @@ import numpy as np
 from rich.progress import track
 
 from bacl_jax.config import ConfigError, DataConfig
-from bacl_jax.data import transforms
+from bacl_jax.data import storage, transforms
 from bacl_jax.data.records import Fields, ManifestError, read, text
 from bacl_jax.data.source import SPLITS, ArraySource, DataError, DataSet, Example, OnSkip, Source, assemble, normalise
 
@@ -79,6 +79,9 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
     """
     if not config.path:
         raise ConfigError('data.path = None; data.kind = "manifest" needs the path of a .csv, .jsonl or .parquet file')
+    if storage.is_remote(config.path):
+        found = "a manifest and its pictures are read from a local folder; copy that, or store the pictures in tar shards or Parquet"
+        raise DataError(f"{config.path}: {found}", kind="type", shard=config.path)
     manifest = Path(config.path)
     skips = _Skips(config.on_error, on_skip)
     columns = [config.image_column, config.caption_column, *filter(None, (config.id_column, config.split_column))]

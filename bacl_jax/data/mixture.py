@@ -40,7 +40,7 @@ class Joined:
         return list(itertools.accumulate(map(len, self.sources)))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixture(DataSet):
     """A data set of several; `train_caption` is None."""
 
@@ -49,6 +49,9 @@ class Mixture(DataSet):
 
     def parts(self) -> tuple[Part, ...]:
         return tuple(Part(member.name, len(member.train), weight) for member, weight in zip(self.members, self.weights, strict=True))
+
+    def left_out_by_part(self) -> dict[str, tuple[DataError, ...]]:
+        return {member.name: member.left_out for member in self.members}
 
     def training_captions(self) -> list[str]:
         """About 20,000 captions, of each source in proportion to its weight, those that lie evenly among what it gives."""

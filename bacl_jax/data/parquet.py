@@ -9,7 +9,6 @@ Dimension legend: n rows, G row groups of all files.
 
 import contextlib
 import dataclasses
-import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import track
 
-from bacl_jax.data import files
+from bacl_jax.data import files, storage
 from bacl_jax.data.cache import Cache
 from bacl_jax.data.source import DataError, OnSkip
 from bacl_jax.data.stream import Record
@@ -39,9 +38,9 @@ class _Columns:
 
 
 class ParquetFiles:
-    """Rows of one or many Parquet files in the order of names and rows (bacl_jax.data.stream.Records).
+    """Rows of one or many Parquet files in the path's order (bacl_jax.data.stream.Records).
 
-    `path` is what bacl_jax.data.files.expand takes: a file, a folder, a pattern, braces, a URL of fsspec. A row without a key gets
+    `path` is what bacl_jax.data.files.expand takes: a file, a folder, a pattern, braces, a URL. A row without a key gets
     "<file>#<row>" as one, with the file's name below the folder that holds all of them.
 
     Cost: opening reads the footers, in 16 threads. A look-up reads the whole row group of the row (only the columns named) unless it is
@@ -52,7 +51,8 @@ class ParquetFiles:
     picture shows only when the picture is decoded, if at all.
 
     Raises DataError with file and row (the first is 1) named. Kinds: missing (no such file, a null picture), syntax (damaged), columns
-    (absent, or of another type), encoding, empty_caption (null, or a list without texts), empty (no row in all files).
+    (absent, or of another type), encoding, empty_caption (null, or a list without texts), empty (no row in all files); remote and those
+    of `files.expand`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ParquetFiles:
         """on_skip: called with the error of each file that is left out whole, its footer being unusable; None raises the first one."""
         self._columns = _Columns(image_column, caption_column, key_column)
         self._files, groups = _read_footers(files.expand(path, ".parquet"), self._columns, on_skip)
-        self._names = _below_common_folder(self._files)
+        self._names = files.below_common_folder(self._files)
         self._group_file = np.repeat(np.arange(len(groups)), [len(rows) for rows in groups])  # [G]
         self._group_in_file = np.array([group for rows in groups for group in range(len(rows))], np.int64)  # [G]
         self._group_end = np.cumsum([count for rows in groups for count in rows], dtype=np.int64)  # [G]
@@ -136,15 +136,6 @@ def _read_footers(names: list[str], columns: _Columns, on_skip: OnSkip | None) -
     return [name for name, _ in good], [rows for _, rows in good]
 
 
-def _below_common_folder(names: list[str]) -> list[str]:
-    """The names (sorted) without the folders that all of them share: the same wherever those lie."""
-    if not names:
-        return []
-    first, last = names[0].split("/"), names[-1].split("/")
-    shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first[:-1], last[:-1], strict=False)))
-    return ["/".join(name.split("/")[shared:]) for name in names]
-
-
 def _read_footer(file: str, columns: _Columns) -> list[int]:
     """The rows of each row group, after a check that the footer does not contradict itself.
 
@@ -167,12 +158,11 @@ def _damaged(file: str, part: str, found: object) -> DataError:
 def _opened(file: str, part: str) -> Iterator[pq.ParquetFile]:
     """The file, its checksums verified as it is read; what goes wrong inside is a DataError that names the file and the part."""
     try:
-        system, inside = files.filesystem(file)
-        local = files.is_local(file)
+        remote = storage.is_remote(file)
         # A native file: as fast as a memory map, which would end the process where a file is cut while it is read.
         with (
-            pa.OSFile(inside, "rb") if local else system.open(inside, "rb", cache_type="none") as raw,
-            pq.ParquetFile(raw, page_checksum_verification=True, pre_buffer=not local) as parquet,
+            storage.RemoteFile(file) if remote else pa.OSFile(file, "rb") as raw,
+            pq.ParquetFile(raw, page_checksum_verification=True, pre_buffer=remote) as parquet,
         ):
             yield parquet
     except DataError:

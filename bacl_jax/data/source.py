@@ -18,11 +18,18 @@ SPLITS = ("validation", "test")
 
 
 class DataError(ValueError):
-    """Data that cannot be used. The message names the place, what was found and what to change; `kind` and `shard` (a file) count it."""
+    """Data that cannot be used. The message names the place, what was found and what to change; `kind` and `shard` (a file) count it.
+
+    What data or libraries put into the message is made printable, so that it stays one line and says nothing to a terminal.
+    """
 
     def __init__(self, message: str, *, kind: str = "data", shard: str = ""):
-        super().__init__(message)
+        super().__init__("".join(map(_printable, message)))
         self.kind, self.shard = kind, shard
+
+
+def _printable(letter: str) -> str:
+    return letter if letter.isprintable() else " " if letter.isspace() else letter.encode("unicode_escape").decode()
 
 
 OnSkip = Callable[[DataError], None]  # called once for each row that is left out under data.on_error = "skip"
@@ -95,6 +102,7 @@ class DataSet:
     half_true:     index over `captions`.
     skipped:       rows left out, counted by kind.
     description:   one line for logs and reports: what was read, and how much of it.
+    left_out:      the error of each row or file that was left out when the data were opened.
     """
 
     name: str
@@ -105,10 +113,15 @@ class DataSet:
     captions: tuple[str, ...]
     half_true: HalfTrueIndex
     skipped: dict[str, int]
+    left_out: tuple[DataError, ...] = ()
 
     def parts(self) -> tuple[Part, ...]:
         """The sources that `train` consists of, in its order; each is shuffled on its own."""
         return (Part(self.name, len(self.train)),)
+
+    def left_out_by_part(self) -> dict[str, tuple[DataError, ...]]:
+        """`left_out`, of each of the parts."""
+        return {self.name: self.left_out}
 
     def training_captions(self) -> list[str]:
         """What a tokenizer is trained on: the caption of each training row."""

@@ -1,12 +1,12 @@
-"""Files by location, here or far away: brace expansion, sizes, and parts of files read by any number of threads and processes.
+"""Parts of files by location, here or far away, read by any number of threads and processes.
 
 A location is a local path, an http(s) URL whose server answers range requests, or any URL that fsspec has a client for (memory://, s3://).
 """
 
 import functools
-import glob
-import itertools
+import io
 import os
+import random
 import re
 import time
 import urllib.error
@@ -14,84 +14,41 @@ import urllib.request
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from http.client import HTTPResponse
+from typing import Any, TypeVar
 
-from fsspec.core import url_to_fs
+import fsspec
 
 from bacl_jax.data.source import DataError
 
-TRIES = 3  # of a remote request
-BACKOFF = 0.5  # seconds before the second try; twice as long before each further one
-TIMEOUT = 60  # seconds without a byte from an HTTP server
-MOST_LOCATIONS = 1_000_000  # that one path may name
+TRIES = 6  # of a remote request
+BACKOFF = 0.5  # seconds before the second try, give or take a half by chance; twice as long before each further one
+LONGEST_WAIT = 60  # seconds that a server may ask for in Retry-After
+TIMEOUT = 30  # seconds without a byte from an HTTP server
+SLOWEST = 16 * 1024  # bytes a second that an HTTP server has to send when TIMEOUT is over
+_PIECE = 2**16  # bytes of a body between two looks at the clock
+_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # answers after which the same request may succeed
+_ABSENT = {401, 403, 404, 410}
+_SPAN = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _OPEN_FILES = 64  # local files that a Reader keeps open
 _THREADS = 32  # that ask for sizes
-_GLOB = re.compile(r"[*?\[]")
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 T = TypeVar("T")
+
+
+class _Refused(OSError):
+    """An answer that will be the same at the next try."""
 
 
 def is_remote(location: str) -> bool:
     return "://" in location
 
 
-def expand(path: str) -> list[str]:
-    """The locations that `path` names, in its order: "s/{00000..00099}.tar" (zeros kept), "s/{a,b}.tar", several braces, "s/*.tar", or a
-    folder, which stands for the files *.tar in it. Without a pattern a location is taken as it is, whether or not it exists.
-
-    Raises DataError: "path" for braces that cannot be expanded, too many or repeated locations; "missing" if a folder or pattern is empty.
-    """
-    parts = _BRACES.split(path)
-    if any(brace in part for part in parts[::2] for brace in "{}"):
-        raise DataError(f"{path}: nested or unpaired braces; write them out, as in a/{{0..4}}.tar", kind="path")
-    choices = [[part] if i % 2 == 0 else _alternatives(path, part) for i, part in enumerate(parts)]
-    count = 1
-    for each in choices:
-        count *= len(each)
-    _bounded(path, count)
-    found = [location for each in itertools.product(*choices) for location in _matches("".join(each))]
-    if len(set(found)) < len(found):
-        raise DataError(f"{path}: names {len(found) - len(set(found))} files twice; name each once", kind="path")
-    return found
-
-
-def _alternatives(path: str, inside: str) -> Sequence[str]:
-    bounds = _RANGE.fullmatch(inside)
-    if bounds:
-        first, last = int(bounds[1]), int(bounds[2])
-        _bounded(path, abs(last - first) + 1)
-        width = max(map(len, bounds.groups())) if any(len(text) > 1 and text[0] == "0" for text in bounds.groups()) else 0
-        return [f"{number:0{width}d}" for number in range(first, last + (1 if last >= first else -1), 1 if last >= first else -1)]
-    if "," in inside:
-        return inside.split(",")
-    raise DataError(f"{path}: {{{inside}}} is neither a range nor a list; write {{00..99}} or {{a,b}}", kind="path")
-
-
-def _bounded(path: str, count: int) -> None:
-    if count > MOST_LOCATIONS:
-        raise DataError(f"{path}: {count:,} locations, at most {MOST_LOCATIONS:,} are allowed; correct the braces", kind="path")
-
-
-def _matches(location: str) -> list[str]:
-    if is_remote(location):
-        if location.startswith(("http://", "https://")):
-            return [location]  # no listing there, and ? begins a query
-        system, path = url_to_fs(location)
-        if not _GLOB.search(path) and (path.endswith(".tar") or not _remote("list", location, lambda: system.isdir(path))):
-            return [location]  # without a request where the name says that it is a shard
-        pattern = path if _GLOB.search(path) else path.rstrip("/") + "/*.tar"
-        names = _remote("list", location, lambda: system.glob(pattern))
-        found = [system.unstrip_protocol(str(name)) for name in sorted(names)]
-    elif os.path.isdir(location):
-        found = sorted(glob.glob(os.path.join(glob.escape(location), "*.tar")))
-    elif _GLOB.search(location) and not os.path.exists(location):
-        found = sorted(glob.glob(location, recursive=True))
-    else:
-        return [location]
-    if not found:
-        raise DataError(f"{location}: no file there; correct the path", kind="missing")
-    return found
+def client(location: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """(the file system of a URL, the name there), kept by fsspec for each process and thread. DataError of kind "path" without a client."""
+    try:
+        return fsspec.url_to_fs(location)
+    except (ValueError, ImportError) as error:
+        raise DataError(f"{location}: {error}; correct the path or install that package", kind="path", shard=location) from error
 
 
 class _Descriptor:
@@ -103,7 +60,8 @@ class _Descriptor:
 
 
 class Reader:
-    """Reads parts of files. Keeps the local files read last open; thread safe, and safe in a forked process."""
+    """Reads parts of files. Keeps the local files read last open, so one that is deleted or exchanged is read on as it was for a while;
+    thread safe, and safe in a forked process."""
 
     def __init__(self) -> None:
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(_Descriptor)
@@ -111,12 +69,12 @@ class Reader:
     def read(self, location: str, start: int, end: int) -> bytes:
         """Bytes start ... end - 1; fewer, down to none, where the file ends before.
 
-        Raises DataError of kind "missing" (no such file, or it may not be read) or "remote" (still failing at the last of TRIES).
+        Raises DataError of kind "missing" (no such file, or it may not be read) or "remote" (`attempt`).
         """
         if end <= start:
             return b""
         if is_remote(location):
-            return _remote("read", location, lambda: _fetch(location, start, end)[0])
+            return attempt("read", location, lambda: _fetch(location, start, end)[0])
         try:
             file, parts, position = self._open(location), [], start
             while position < end and (part := os.pread(file.number, end - position, position)):
@@ -127,10 +85,36 @@ class Reader:
             raise _missing(location, error) from error
 
 
+class RemoteFile(io.RawIOBase):
+    """A remote file for libraries that read Python files; without a buffer: each read is a request. Raises what `Reader.read` does."""
+
+    def __init__(self, location: str):
+        self._location, self._end, self._position = location, size(location), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._end}[whence]
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = self._end if size is None or size < 0 else min(self._position + size, self._end)
+        content = attempt("read", self._location, lambda: _fetch(self._location, self._position, end)[0]) if end > self._position else b""
+        self._position += len(content)
+        return content
+
+
 def size(location: str) -> int:
     """Bytes of a file. Raises DataError as `Reader.read` does."""
     if is_remote(location):
-        return _remote("measure", location, lambda: _remote_size(location))
+        return attempt("measure", location, lambda: _remote_size(location))
     try:
         return os.stat(location).st_size
     except OSError as error:
@@ -166,24 +150,38 @@ def _missing(location: str, error: OSError) -> DataError:
     return DataError(f"{location}: cannot be read ({error.strerror or error}); restore it", kind="missing", shard=location)
 
 
-def _remote(verb: str, location: str, request: Callable[[], T]) -> T:
-    for attempt in range(TRIES):
+def attempt(verb: str, location: str, request: Callable[[], T]) -> T:
+    """What `request` gives, at the first of TRIES that works; between them it waits, longer each time, at least as long as the server asks.
+
+    Raises DataError of kind "missing" for a file that is not there or may not be read, at once, and "remote" when the last try failed or
+    the server answers what it will answer again.
+    """
+    for tried in range(1, TRIES + 1):
         try:
             return request()
-        except FileNotFoundError as error:
-            raise DataError(f"{location}: not found; correct the path", kind="missing", shard=location) from error
+        except DataError:
+            raise
+        except (FileNotFoundError, PermissionError) as error:
+            raise DataError(f"{location}: not found, or not to be read; correct the path", kind="missing", shard=location) from error
         except Exception as error:  # a client of fsspec raises whatever the library beneath it does
-            if attempt == TRIES - 1:
-                found = f"cannot {verb} it, {TRIES} tries failed ({type(error).__name__}: {error})"
+            if tried == TRIES or isinstance(error, _Refused):
+                found = f"cannot {verb} it, {tried} tries failed ({type(error).__name__.lstrip('_')}: {error})"
                 raise DataError(f"{location}: {found}; check the network and the server", kind="remote", shard=location) from error
-            time.sleep(BACKOFF * 2**attempt)
+            wait = BACKOFF * 2 ** (tried - 1) * random.uniform(0.5, 1.5)  # many readers that failed together do not come back together
+            time.sleep(max(wait, min(_asked_to_wait(error), LONGEST_WAIT)))
     raise AssertionError("TRIES is at least 1")
+
+
+def _asked_to_wait(error: Exception) -> float:
+    """Seconds of the header Retry-After."""
+    text = error.headers.get("Retry-After", "") if isinstance(error, urllib.error.HTTPError) else ""
+    return int(text) if re.fullmatch(r"\d{1,6}", text) else 0
 
 
 def _remote_size(location: str) -> int:
     if location.startswith(("http://", "https://")):
         return _fetch(location, 0, 1)[1]
-    system, path = url_to_fs(location)
+    system, path = client(location)
     found = system.size(path)
     if found is None:
         raise OSError("the server tells no size")
@@ -193,23 +191,38 @@ def _remote_size(location: str) -> int:
 def _fetch(location: str, start: int, end: int) -> tuple[bytes, int]:
     """(the bytes, size of the file); the size is -1 where the client does not tell it."""
     if not location.startswith(("http://", "https://")):
-        system, path = url_to_fs(location)  # cached by fsspec for each process and thread
-        return bytes(system.cat_file(path, start=start, end=end)), -1
+        system, path = client(location)
+        content: Any = system.cat_file(path, start=start, end=end)
+        return bytes(content), -1
     request = urllib.request.Request(location, headers={"Range": f"bytes={start}-{end - 1}"})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-            total = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+            total = _SPAN.fullmatch(response.headers.get("Content-Range") or "")
             if response.status != 206 or total is None or int(total[1]) != start:
-                raise OSError(f"the server does not answer range requests (status {response.status})")
-            content = response.read()
+                raise _Refused(f"the server does not answer range requests (status {response.status})")
+            content = _body(response, end - start)
     except urllib.error.HTTPError as error:
         with error:
-            total = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
+            total = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range") or "")
             if error.code == 416 and total:
                 return b"", int(total[1])
-            if error.code in (404, 410):
+            if error.code in _ABSENT:
                 raise FileNotFoundError(location) from error
+            if error.code not in _AGAIN:
+                raise _Refused(f"status {error.code} {error.reason}") from error
             raise
     if len(content) != min(end, int(total[2])) - start:
         raise OSError(f"the server sent {len(content)} bytes of {end - start}")
     return content, int(total[2])
+
+
+def _body(response: HTTPResponse, most: int) -> bytes:
+    """What the server sends, up to `most` bytes and one. Raises TimeoutError where it comes so slowly that it would not end."""
+    parts, length, started = [], 0, time.monotonic()
+    while length <= most and (part := response.read1(min(_PIECE, most + 1 - length))):
+        parts.append(part)
+        length += len(part)
+        seconds = time.monotonic() - started
+        if seconds > TIMEOUT + length / SLOWEST:
+            raise TimeoutError(f"{length} bytes in {seconds:.0f} seconds")
+    return b"".join(parts)

@@ -10,7 +10,6 @@ Dimension legend: n rows, 4 = head, size, caption, bits; S shards.
 
 import dataclasses
 import fcntl
-import itertools
 import json
 import mmap
 import multiprocessing
@@ -28,7 +27,7 @@ import numpy as np
 from jaxtyping import UInt32
 from rich.progress import track
 
-from bacl_jax.data import storage, tar_scan
+from bacl_jax.data import files, storage, tar_scan
 from bacl_jax.data.source import DataError
 
 NAME = "shards.index"  # beside the shards, unless another path is given
@@ -84,13 +83,7 @@ def default_path(locations: Sequence[str]) -> str:
     """Beside the shards, in the folder that they share. Raises DataError for remote shards, whose index must be given a local path."""
     if any(map(storage.is_remote, locations)):
         raise DataError(f"{locations[0]} is remote; give the index a local path (--out, data.index)", kind="index")
-    return os.path.join(_common(locations), NAME)
-
-
-def _common(locations: Sequence[str]) -> str:
-    """The folder that all files lie in or below, with a slash at its end; empty for the working folder."""
-    parts = zip(*(location.split("/")[:-1] for location in locations), strict=False)
-    return "".join(part[0] + "/" for part in itertools.takewhile(lambda part: len(set(part)) == 1, parts))
+    return os.path.join(files.common_folder(locations), NAME)
 
 
 def read(path: str) -> Index:
@@ -145,15 +138,15 @@ def _sync_folder(path: str) -> None:
 
 
 def build(path: str, out: str | None = None, *, workers: int = 1, on_error: str = "raise") -> Index:
-    """Index the shards that `path` names (`storage.expand`) into the file `out` (by default beside them), and open it.
+    """Index the shards that `path` names (`files.expand`) into the file `out` (by default beside them), and open it.
 
     Shards that a former index or an interrupted run holds with the same size (and, local ones, the same time) are not scanned again.
     workers:  local shards are scanned by so many processes, remote ones by threads; 1 scans in this process.
     on_error: "raise" stops at the first fault with a DataError that names shard, member and remedy; "skip" leaves out and counts.
     """
-    locations = storage.expand(path)
+    locations = files.expand(path, ".tar")
     out = out or default_path(locations)
-    names = _names(locations)
+    names = files.below_common_folder(locations)
     try:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         with open(f"{out}.partial", "ab+") as journal:
@@ -165,11 +158,6 @@ def build(path: str, out: str | None = None, *, workers: int = 1, on_error: str 
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or error}); give another --out", kind="index", shard=out) from error
     return read(out)
-
-
-def _names(locations: Sequence[str]) -> list[str]:
-    common = _common(locations)
-    return [location[len(common) :] for location in locations]
 
 
 Part = tuple[Shard, Callable[[], np.ndarray]]  # what is known of a shard, and how to get its rows

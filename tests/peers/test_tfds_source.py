@@ -3,7 +3,6 @@
 import copy
 import io
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -11,9 +10,11 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fuzzing
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+import test_workers
 from PIL import Image
 
 from bacl_jax.data import array_record, convert
@@ -151,24 +152,29 @@ def test_without_the_package(monkeypatch):
     assert caught.value.kind == "missing"
 
 
-def test_damaged_files(prepared, tmp_path):
-    """Each row is what was prepared or a DataError: the format has checksums of its own."""
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_two_processes_read_what_one_reads(prepared, method):
+    [digests] = test_workers.read(method, f"tfds={prepared}/tiny_pairs/1.0.0").values()
+    assert digests["own"] == digests["others"]
+    assert len(set(digests["own"])) == ROWS
+
+
+def test_damaged_files(prepared):
+    """100 inputs; each row is what was prepared or a DataError: the format has checksums of its own."""
     good = list(_rows(prepared))
     [stored] = (prepared / "tiny_pairs" / "1.0.0").glob("*train*array_record*")
     content, outcomes = stored.read_bytes(), Counter()
+    written = len(content.rstrip(b"\0"))
     try:
-        for trial in range(100):
-            draw = random.Random(trial)
-            damaged = bytearray(content)
-            for _ in range(1 + trial % 3):
-                damaged[draw.randrange(8000)] ^= 1 << draw.randrange(8)
-            stored.write_bytes(damaged[: draw.randrange(len(damaged))] if trial % 10 == 1 else damaged)
-            found = _rows(prepared)
-            for row in range(ROWS):
-                try:
-                    outcomes["equal" if found[row] == good[row] else "different"] += 1
-                except DataError as error:
-                    outcomes[error.kind] += 1
+        for seed in range(100):
+            stored.write_bytes(fuzzing.damaged(content[:written], seed) + content[written:])
+            with fuzzing.in_time():
+                found = _rows(prepared)
+                for row in range(ROWS):
+                    try:
+                        outcomes["equal" if found[row] == good[row] else "different"] += 1
+                    except DataError as error:
+                        outcomes[fuzzing.kind_of(error)] += 1
         stored.unlink()
         with pytest.raises(DataError, match="cannot be read") as caught:
             _rows(prepared)[0]
