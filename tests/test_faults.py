@@ -124,11 +124,11 @@ def test_skip_counts_by_kind_and_file_and_takes_another_row(build, form, fault, 
     kind = FAULTS[fault][2]
     assert all(len(batch.index) == BATCH and BAD not in batch.index for batch in batches)
     assert set(faults.counts) == {(kind, file)}
-    assert faults.total >= 2  # it is met once an epoch, and may be drawn in place of itself
+    assert faults.counts.total() >= 2  # it is met once an epoch, and may be drawn in place of itself
     lines = [json.loads(line) for line in (tmp_path / "data_errors.jsonl").read_text().splitlines()]
-    assert [(line["kind"], line["shard"], line["row"]) for line in lines] == [(kind, file, BAD)] * faults.total
+    assert [(line["kind"], line["shard"], line["row"]) for line in lines] == [(kind, file, BAD)] * faults.counts.total()
     assert faults.summary() == [
-        f"left out, {kind}: {faults.total}, in 1 files, most ({faults.total}) in {file}",
+        f"left out, {kind}: {faults.counts.total()}, in 1 files, most ({faults.counts.total()}) in {file}",
         f"each of them in {tmp_path}/data_errors.jsonl",
     ]
 

@@ -37,10 +37,15 @@ __all__ = [
 
 log = logging.getLogger("bacl_jax")
 
+_MIB = 2**20
 _READERS = {"emoji": emoji.load, "manifest": manifest.load}  # look at every row at once
 _RECORDS: dict[str, Callable[[str, DataConfig, OnSkip | None], Records]] = {  # read rows as they are needed
-    "webdataset": lambda path, c, on_skip: TarShards(path, c.index, on_skip=on_skip),
-    "parquet": lambda path, c, on_skip: ParquetFiles(path, c.image_column, c.caption_column, c.id_column, on_skip=on_skip),
+    "webdataset": lambda path, c, on_skip: TarShards(
+        path, c.index, on_skip=on_skip, keep_bytes=c.cache_mib * _MIB * (c.shuffle == "block")
+    ),
+    "parquet": lambda path, c, on_skip: ParquetFiles(
+        path, c.image_column, c.caption_column, c.id_column, on_skip=on_skip, cache_bytes=c.cache_mib * _MIB
+    ),
     "array_record": lambda path, c, on_skip: ArrayRecordFiles(path),
     "tfds": lambda path, c, on_skip: TfdsRows(path, c.split, c.image_column, c.caption_column, c.folder, key_feature=c.id_column),
 }

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
+from bacl_jax.data.cache import Cache
 from bacl_jax.data.source import DataError
 
 TRIES = 6  # of a remote request
@@ -30,6 +31,7 @@ _PIECE = 2**16  # bytes of a body between two looks at the clock
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}  # answers after which the same request may succeed
 _ABSENT = {401, 403, 404, 410}
 _SPAN = re.compile(r"bytes (\d+)-\d+/(\d+)")
+PAGE_BYTES = 4 * 2**20  # of a remote file that is kept
 _OPEN_FILES = 64  # local files that a Reader keeps open
 _THREADS = 32  # that ask for sizes
 T = TypeVar("T")
@@ -61,10 +63,15 @@ class _Descriptor:
 
 class Reader:
     """Reads parts of files. Keeps the local files read last open, so one that is deleted or exchanged is read on as it was for a while;
-    thread safe, and safe in a forked process."""
+    thread safe, and safe in a forked process.
 
-    def __init__(self) -> None:
+    keep_bytes: of remote files that are kept in memory, in pages of 4 MiB that are requested whole: for parts that lie near each other and
+                are read at about the same time. 0: each part is a request, and none is kept.
+    """
+
+    def __init__(self, keep_bytes: int = 0) -> None:
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(_Descriptor)
+        self._pages: Cache[bytes] | None = Cache(keep_bytes) if keep_bytes else None
 
     def read(self, location: str, start: int, end: int) -> bytes:
         """Bytes start ... end - 1; fewer, down to none, where the file ends before.
@@ -74,7 +81,11 @@ class Reader:
         if end <= start:
             return b""
         if is_remote(location):
-            return attempt("read", location, lambda: _fetch(location, start, end)[0])
+            if self._pages is None:
+                return _fetched(location, start, end)
+            pages = [self._page(self._pages, location, number) for number in range(start // PAGE_BYTES, (end - 1) // PAGE_BYTES + 1)]
+            first = start // PAGE_BYTES * PAGE_BYTES
+            return b"".join(pages)[start - first : end - first]
         try:
             file, parts, position = self._open(location), [], start
             while position < end and (part := os.pread(file.number, end - position, position)):
@@ -83,6 +94,13 @@ class Reader:
             return b"".join(parts)
         except OSError as error:
             raise _missing(location, error) from error
+
+    def _page(self, pages: Cache[bytes], location: str, number: int) -> bytes:
+        def make() -> tuple[bytes, int]:
+            content = _fetched(location, number * PAGE_BYTES, (number + 1) * PAGE_BYTES)
+            return content, len(content)
+
+        return pages.get((location, number), make)
 
 
 class RemoteFile(io.RawIOBase):
@@ -106,9 +124,13 @@ class RemoteFile(io.RawIOBase):
 
     def read(self, size: int | None = -1) -> bytes:
         end = self._end if size is None or size < 0 else min(self._position + size, self._end)
-        content = attempt("read", self._location, lambda: _fetch(self._location, self._position, end)[0]) if end > self._position else b""
+        content = _fetched(self._location, self._position, end) if end > self._position else b""
         self._position += len(content)
         return content
+
+
+def _fetched(location: str, start: int, end: int) -> bytes:
+    return attempt("read", location, lambda: _fetch(location, start, end)[0])
 
 
 def size(location: str) -> int:

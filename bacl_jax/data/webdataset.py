@@ -32,6 +32,8 @@ class TarShards:
     on_skip: called with the error of each shard that fails this comparison; None raises the first one. The rows of such a shard keep
              their numbers, so that the order of the others stays as it was, and raise the error when they are read.
 
+    keep_bytes: of remote shards that are kept in memory, for a block shuffle (`storage.Reader`).
+
     Rows lie shard by shard in the path's order. The key of a row is "<shard>/<stem>", the shard named below the folder that was indexed.
 
     Raises DataError when opened: "path", "missing" (`files.expand`), "index" (none, damaged, lacks a shard), "changed" (a shard's size),
@@ -40,7 +42,15 @@ class TarShards:
     of the original; "changed" if it was built anew meanwhile.
     """
 
-    def __init__(self, path: str | Sequence[str], index: str | None = None, *, verify: bool = True, on_skip: OnSkip | None = None):
+    def __init__(
+        self,
+        path: str | Sequence[str],
+        index: str | None = None,
+        *,
+        verify: bool = True,
+        on_skip: OnSkip | None = None,
+        keep_bytes: int = 0,
+    ):
         locations = files.expand(path, ".tar") if isinstance(path, str) else list(path)
         self._file = index or tar_index.default_path(locations)
         opened = tar_index.read(self._file)
@@ -55,12 +65,12 @@ class TarShards:
         self._stored = begins[chosen].tolist()  # the shard's first row in the index
         self._ends = np.cumsum(counts[chosen])  # and the row after its last one here
         self._pages = np.searchsorted(self._ends, np.arange(0, len(self) + _PAGE, _PAGE), side="right")
-        self._reader = storage.Reader()
+        self._keep_bytes, self._reader = keep_bytes, storage.Reader(keep_bytes)
         if not len(self):
             raise DataError(f"{self._file}: no row in these shards (left out: {dict(opened.left_out)}); correct them", kind="empty")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _reopen, (self._locations, self._file, self._checksum, self._changed)
+        return _reopen, (self._locations, self._file, self._checksum, self._changed, self._keep_bytes)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -150,8 +160,8 @@ class TarShards:
         return DataError(f"{location}: changed since it was indexed ({found}); {tar_index.REMEDY}", kind="changed", shard=location)
 
 
-def _reopen(locations: list[str], index: str, checksum: int, changed: dict[int, str]) -> TarShards:
-    records = TarShards(locations, index, verify=False)
+def _reopen(locations: list[str], index: str, checksum: int, changed: dict[int, str], keep_bytes: int) -> TarShards:
+    records = TarShards(locations, index, verify=False, keep_bytes=keep_bytes)
     records._changed = changed
     if records._checksum != checksum:
         raise DataError(f"{index}: was built anew while it was in use; start again", kind="changed", shard=index)
