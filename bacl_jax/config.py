@@ -245,6 +245,19 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class AuditConfig:
+    """The task `audit` of launch.evaluate: likely wrong pairs, duplicates and false negatives."""
+
+    split: Literal["train", "validation", "test"] = changeable("train")  # whose pairs are looked at
+    steps: tuple[Positive, ...] = changeable(())  # checkpoints whose scores are averaged; (): all that are kept, up to --step
+    k: Positive = changeable(10)  # neighbours of a picture or caption; a pair whose parts are not among each other's k is not mutual
+    similarity: Annotated[float, Range(-1, 1)] = changeable(0.9)  # near duplicates: least cosine of two pictures' embeddings
+    pixels: Share = changeable(0.05)  # near duplicates: largest difference of a pixel of their thumbnails, in [0, 1]
+    tolerance: Annotated[float, Range(-2, 2)] = changeable(0.1)  # false negatives: at most so much less similar than the own pair; a cosine
+    shown: NonNegative = changeable(24)  # rows of each picture; 0: none is drawn
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     split: Literal["validation", "test"] = changeable("validation")  # what the run evaluates while it trains
     report: Literal["validation", "test"] = changeable("test")  # what the report at the end is about; where it has no rows: split
@@ -254,6 +267,7 @@ class EvalConfig:
     plots: bool = changeable(True)  # the report at the end draws curves, nearest captions and images, and attention
     batch_size: Positive = changeable(256)  # rows encoded at a time
     chunk: Positive = changeable(1024)  # queries ranked at a time
+    audit: AuditConfig = AuditConfig()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -190,4 +190,13 @@ def evaluation() -> ConfigDict:
     evaluation.plots = True  # (c) the report at the end draws curves, nearest captions and images, and attention
     evaluation.batch_size = 256  # (c) rows encoded at a time
     evaluation.chunk = 1024  # (c) queries ranked at a time
+
+    evaluation.audit = audit = ConfigDict()  # the task audit of launch.evaluate
+    audit.split = "train"  # (c) whose pairs are looked at: train, validation, test
+    audit.steps = ()  # (c) checkpoints whose scores are averaged; (): all that are kept, up to --step
+    audit.k = 10  # (c) neighbours of a picture or caption; a pair whose parts are not among each other's k is not mutual
+    audit.similarity = 0.9  # (c) near duplicates: least cosine of two pictures' embeddings
+    audit.pixels = 0.05  # (c) near duplicates: largest difference of a pixel of their thumbnails, in [0, 1]
+    audit.tolerance = 0.1  # (c) false negatives: at most so much less similar than the own pair; a cosine
+    audit.shown = 24  # (c) rows of each picture; 0: none is drawn
     return evaluation

@@ -1,13 +1,17 @@
-"""Evaluates a checkpoint of a run zero-shot; changes nothing but DIR/eval and DIR/plots.
+"""Evaluates a checkpoint of a run zero-shot, or looks through its data with it; changes nothing but DIR/eval and DIR/plots.
 
     python -m launch.evaluate --workdir=runs/bacl
     python -m launch.evaluate --workdir=runs/bacl --step=600 --tasks=retrieval,halftrue --config.eval.split=validation
+    python -m launch.evaluate --workdir=runs/bacl --tasks=audit
 
 --workdir  folder of a run of launch.train; its config.json, data and tokenizer are used.
 --step     the checkpoint; the newest readable one if left out.
---tasks    of retrieval, halftrue, localization; those of the run's eval.tasks if left out.
+--tasks    of retrieval, halftrue, localization, audit; those of the run's eval.tasks if left out.
 --config.<field>=<value> changes a field that may differ from the training's: data.path, eval.*, mesh.*. The split is
 eval.split if it is given here, else eval.report, by default test.
+
+audit ranks the training pairs (or those of eval.audit.split) by how likely they are wrong, as the mean over the kept checkpoints sees it,
+and lists duplicates and captions that fit other pictures, too: CSV files and pictures in DIR/eval/<step>/audit; docs/data.md tells more.
 
 Writes DIR/eval/<step>/<task>.json. Exit codes: 0 done, 2 bad usage or config, else a crash.
 """
@@ -24,6 +28,7 @@ from bacl_jax.train.checkpoint import read_config
 from launch import command
 from launch.session import Run
 
+AUDIT = "audit"  # looks at pairs, not at a split's images and captions
 CONFIG = config_flags.DEFINE_config_dict("config", default_config_dict())
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest if left out.")
@@ -37,9 +42,13 @@ def main() -> None:
     overrides = flag.override_values
     config = from_config_dict(command.overridden(to_dict(read_config(WORKDIR.value)), overrides))
     tasks = TASKS.value or config.eval.tasks
-    suite.check_tasks(tasks)
+    suite.check_tasks(tasks, (*suite.TASKS, AUDIT))
     found = restore(WORKDIR.value, STEP.value, config)
     run = Run(found.config, found.dataset, found.tokenizer, found.trainer)
+    if AUDIT in tasks:
+        run.audit(WORKDIR.value, found.step)
+    if not (tasks := [task for task in tasks if task != AUDIT]):
+        return
     split = config.eval.split if "eval.split" in overrides else run.reported_split()
     if split is None:
         raise ConfigError(f"config.data.path = {config.data.path!r}: the data has neither a test nor a {config.eval.split} split")

@@ -128,13 +128,37 @@ def test_a_checkpoint_is_evaluated_again_with_equal_numbers(finished):
     assert json.loads(path.read_text())["data"] == "manifest/test"
 
 
+def test_an_audit_writes_lists_and_pictures(finished):
+    workdir, _ = finished
+    done = launch("evaluate", f"--workdir={workdir}", "--step=4", "--tasks=audit,halftrue", "--config.eval.audit.k=3")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((workdir / "eval" / "4" / "audit.json").read_text())
+    assert (result["task"], result["step"], result["data"]) == ("audit", 4, "manifest/train")
+    assert (result["metrics"]["n"], result["metrics"]["n_unreadable"]) == (48, 0)
+    assert result["metrics"]["n_checkpoints"] >= 1  # as many as the run has kept up to step 4
+    folder = workdir / "eval" / "4" / "audit"
+    assert {path.name for path in folder.glob("*.csv")} == {
+        f"{name}.csv" for name in ("pairs", "duplicates", "false_negatives", "unreadable")
+    }
+    assert (folder / "pairs.png").is_file()
+    assert len((folder / "pairs.csv").read_text().splitlines()) == 49
+    for part in ("4, train pairs of", "likely wrong pairs", "half-true captions", str(folder / "pairs.csv")):
+        assert part in done.stdout
+
+    done = launch("evaluate", f"--workdir={workdir}", "--step=4", "--tasks=audit", "--config.eval.audit.split=test")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((workdir / "eval" / "4" / "test" / "audit.json").read_text())["metrics"]["n_images"] < 20
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], "--workdir must be given"),
         (["--workdir=/nowhere"], "--workdir=/nowhere is no workdir of a run"),
         (["--workdir={run}", "--step=3"], "no readable checkpoint of step 3"),
-        (["--workdir={run}", "--tasks=vqa"], "vqa; allowed: retrieval, halftrue, localization"),
+        (["--workdir={run}", "--tasks=vqa"], "vqa; allowed: retrieval, halftrue, localization, audit"),
+        (["--workdir={run}", "--tasks=audit", "--config.eval.audit.steps=(1,)"], "eval.audit.steps: no checkpoint of step 1; there are"),
+        (["--workdir={run}", "--tasks=audit", "--config.eval.audit.k=0"], "config.eval.audit.k"),
         (["--workdir={run}", "--config.optim.lr=0.5"], f"config.optim.lr was {Config().optim.lr}, is now 0.5"),
         (["--workdir={run}", "--config.data.path=none.csv"], "none.csv"),
     ],

@@ -43,12 +43,14 @@ class Example:
     caption:    normalised (`normalise`).
     anchor_key: names the source image; rows with one key hold the same image.
     others:     further captions of the same image, normalised; training draws one of them all.
+    shard:      the file that holds the row, where rows share files.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
     caption: str
     anchor_key: str
     others: tuple[str, ...] = ()
+    shard: str = ""
 
 
 @runtime_checkable

@@ -92,7 +92,7 @@ class RecordSource:
             image = transforms.decode(record.image, max_pixels=self.config.max_pixels, max_side=2 * self.config.image_size)
         except DataError as error:
             raise DataError(f"{record.key}: {error}", kind=error.kind, shard=record.shard) from error
-        return Example(image, caption, record.key, tuple(others))
+        return Example(image, caption, record.key, tuple(others), record.shard)
 
 
 def captions_of(record: Record) -> list[str]:

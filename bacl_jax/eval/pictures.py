@@ -39,7 +39,7 @@ def _pictures(source: Any, rows: Int[np.ndarray, " n"], embeddings: Embeddings) 
     return images[:count]
 
 
-def _picture(ax: Axes, image: UInt8[np.ndarray, "h w 3"], colour: str = "#d0d5dd", width: float = 1.0) -> None:
+def picture(ax: Axes, image: UInt8[np.ndarray, "h w 3"], colour: str = "#d0d5dd", width: float = 1.0) -> None:
     ax.imshow(image, extent=UNIT, interpolation="bicubic")
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
@@ -70,7 +70,7 @@ def retrieval_gallery(embeddings: Embeddings, path: str | os.PathLike, queries: 
     for number, (row, image, nearest) in enumerate(
         zip(image_rows, _pictures(source, image_rows, embeddings), nearest_captions, strict=True)
     ):
-        _picture(figure.add_subplot(grid[number, 0]), image)
+        picture(figure.add_subplot(grid[number, 0]), image)
         ax = figure.add_subplot(grid[number, 1])
         ax.set_axis_off()
         anchor_rows = np.flatnonzero(embeddings.anchors == embeddings.anchors[row])
@@ -87,7 +87,7 @@ def retrieval_gallery(embeddings: Embeddings, path: str | os.PathLike, queries: 
         ax.text(0.95, 0.5, textwrap.fill(_short(captions[caption], 60), 22), ha="right", va="center", fontsize=9, transform=ax.transAxes)
         for place, (row, image) in enumerate(zip(nearest, _pictures(source, nearest, embeddings), strict=True)):
             right = own[row] == caption
-            _picture(figure.add_subplot(grid[number, 3 + place]), image, RIGHT if right else "#d0d5dd", 3.0 if right else 1.0)
+            picture(figure.add_subplot(grid[number, 3 + place]), image, RIGHT if right else "#d0d5dd", 3.0 if right else 1.0)
     figure.text(0.125, 0.968, "image to text: nearest of all captions", fontsize=11, weight="bold")
     figure.text(0.56, 0.968, f"text to image: nearest images of {embeddings.split}, right ones framed", fontsize=11, weight="bold")
     return save(figure, path)
@@ -131,13 +131,13 @@ def attention_triptych(rows: Sequence[Triptych], grid: tuple[int, int], path: st
         axes = [figure.add_subplot(grid_spec[number, column]) for column in range(5)]
         positive, negative = row.positive[row.words].mean(axis=0), row.negative[row.false_words].mean(axis=0)
         top = float(max(positive.max(), negative.max()))
-        _picture(axes[0], row.image)
+        picture(axes[0], row.image)
         _heat(axes[1], row.image, positive, grid, top)
         _heat(axes[2], row.image, negative, grid, top)
         delta = row.delta.sum(axis=0)
         _heat(axes[3], row.image, delta, grid, float(delta.max()) or 1.0)
         _boxes(axes[3], top_patches(row.delta), grid, edgecolor="#00e5ff", linewidth=1.6, fill=False)
-        _picture(axes[4], row.other)
+        picture(axes[4], row.other)
         _boxes(axes[4], np.flatnonzero(row.region).tolist(), grid, facecolor=WRONG, alpha=0.25, linewidth=0)
         _marked(axes[0], row.caption, row.false_caption, RIGHT)
         _marked(axes[4], row.false_caption, row.caption, WRONG, right=True)
@@ -151,7 +151,7 @@ def attention_triptych(rows: Sequence[Triptych], grid: tuple[int, int], path: st
 def _heat(ax: Axes, image: UInt8[np.ndarray, "H H 3"], weights: Float[np.ndarray, " P"], grid: tuple[int, int], top: float) -> None:
     """Weights of patches over a pale grey image."""
     grey = image.mean(axis=2)
-    _picture(ax, np.repeat((255 - 0.45 * (255 - grey))[..., None], 3, axis=2).astype(np.uint8))
+    picture(ax, np.repeat((255 - 0.45 * (255 - grey))[..., None], 3, axis=2).astype(np.uint8))
     shade = np.clip(weights.reshape(grid) / top, 0, 1)
     ax.imshow(shade, cmap="inferno_r", vmin=0, vmax=1, alpha=0.85 * np.sqrt(shade), extent=UNIT, interpolation="nearest")
 

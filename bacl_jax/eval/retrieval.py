@@ -69,7 +69,7 @@ class Embeddings:
             rows = np.arange(start, start + size).clip(max=len(ids) - 1)
             pooled = self.trainer.encode_text(self.params, ids[rows], mask[rows]).pooled
             parts.append(np.asarray(pooled, np.float32)[: len(ids) - start])
-        return _finite(np.concatenate(parts), "caption")
+        return finite(np.concatenate(parts), "caption")
 
     @functools.cached_property
     def images(self) -> Float[np.ndarray, "N D"]:
@@ -97,10 +97,10 @@ class Embeddings:
         size = self.config.eval.batch_size
         batches = progress(eval_batches(source, self.config.data, size), "images", -(-len(source) // size), self.show_progress)
         parts = [np.asarray(self.trainer.encode_image(self.params, images).pooled, np.float32)[:count] for images, count in batches]
-        return _finite(np.concatenate(parts), "image")
+        return finite(np.concatenate(parts), "image")
 
 
-def _finite(embeddings: np.ndarray, what: str) -> np.ndarray:
+def finite(embeddings: np.ndarray, what: str) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if bad.size:
         raise FloatingPointError(f"{bad.size} of {len(embeddings)} {what} embeddings are not finite, the first in row {bad[0]}")

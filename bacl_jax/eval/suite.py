@@ -14,11 +14,11 @@ from bacl_jax.eval.retrieval import Embeddings, retrieval
 TASKS = {"retrieval": retrieval, "halftrue": halftrue, "localization": localization}
 
 
-def check_tasks(tasks: Sequence[str]) -> None:
+def check_tasks(tasks: Sequence[str], allowed: Sequence[str] = tuple(TASKS)) -> None:
     """Raise ConfigError, with the allowed names, when a task is unknown or when there is none."""
-    unknown = [task for task in tasks if task not in TASKS]
+    unknown = [task for task in tasks if task not in allowed]
     if unknown or not tasks:
-        raise ConfigError(f"eval.tasks: {', '.join(unknown) or 'no task given'}; allowed: {', '.join(TASKS)}")
+        raise ConfigError(f"eval.tasks: {', '.join(unknown) or 'no task given'}; allowed: {', '.join(allowed)}")
 
 
 def evaluate(
