@@ -266,6 +266,8 @@ def test_a_damaged_vocabulary_is_told(tmp_path, content, said):
     [
         (lambda fields: fields.update(post_processor=None), "no single token before and after a text"),
         (lambda fields: fields["post_processor"]["single"].pop(), "no single token before and after a text"),
+        (lambda fields: fields["model"].update(unk_token="[none]"), r"what is unknown, '\[none\]', is not in its vocabulary"),
+        (lambda fields: fields["post_processor"]["special_tokens"].pop("[SEP]"), "."),
         (
             lambda fields: fields.update(model={"type": "BPE", "dropout": 0.5, "vocab": {"[CLS]": 2, "[SEP]": 3}, "merges": []}),
             "left out at random; set its model's dropout to null, it is 0.5",

@@ -39,13 +39,9 @@ class Tokenizer:
             raise ValueError("its texts are not cut and padded to a length")
         if getattr(tokenizer.model, "dropout", None):
             raise ValueError(f"its byte pairs are left out at random; set its model's dropout to null, it is {tokenizer.model.dropout}")
-        empty, short = (tokenizer.encode(text) for text in ("", "a"))
-        inside = [i for i, taken in zip(empty.ids, empty.attention_mask, strict=True) if taken]
-        if len(inside) != 2 or short.ids[0] != inside[0] or short.ids[sum(short.attention_mask) - 1] != inside[1]:
-            raise ValueError("it puts no single token before and after a text; give it a post_processor that does")
         self.context_length: int = tokenizer.truncation["max_length"]
         self.pad_id: int = tokenizer.padding["pad_id"]
-        self.bos_id, self.eos_id = inside
+        self.bos_id, self.eos_id = _ends(tokenizer)
 
     @classmethod
     def train(cls, captions: Sequence[str], config: DataConfig) -> "Tokenizer":
@@ -135,6 +131,23 @@ class Tokenizer:
         return [self._tokenizer.id_to_token(int(i)) or "" for i in ids]
 
 
+def _ends(tokenizer: tokenizers.Tokenizer) -> tuple[int, int]:
+    """The ids before and after each text. ValueError where these are not one token each."""
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    if unknown is not None and tokenizer.token_to_id(unknown) is None:
+        raise ValueError(f"its token for what is unknown, {unknown!r}, is not in its vocabulary")
+    try:
+        empty, short = (tokenizer.encode(text) for text in ("", "a"))
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # the library's panics are no Exceptions
+            raise ValueError(f"no text can be encoded with it ({error})") from error
+        raise
+    inside = [i for i, taken in zip(empty.ids, empty.attention_mask, strict=True) if taken]
+    if len(inside) != 2 or short.ids[0] != inside[0] or short.ids[sum(short.attention_mask) - 1] != inside[1]:
+        raise ValueError("it puts no single token before and after a text; give it a post_processor that does")
+    return inside[0], inside[1]
+
+
 def _to_length(tokenizer: tokenizers.Tokenizer, context_length: int) -> tokenizers.Tokenizer:
     """Cut and padded to `context_length`, with its own padding id; where it has none with 0, as open_clip does."""
     if context_length < 3:
@@ -142,7 +155,7 @@ def _to_length(tokenizer: tokenizers.Tokenizer, context_length: int) -> tokenize
     named = [i for i in map(tokenizer.token_to_id, ("[PAD]", "<pad>")) if i is not None]
     pad_id = tokenizer.padding["pad_id"] if tokenizer.padding is not None else [*named, 0][0]
     tokenizer.enable_truncation(context_length)
-    tokenizer.enable_padding(length=context_length, pad_id=pad_id, pad_token=tokenizer.id_to_token(pad_id))
+    tokenizer.enable_padding(length=context_length, pad_id=pad_id, pad_token=tokenizer.id_to_token(pad_id) or "[PAD]")
     return tokenizer
 
 

@@ -14,7 +14,7 @@ from bacl_jax.data.source import DataError
 _GZIP = b"\x1f\x8b"
 _CLIP_MERGES = 49_152 - 256 - 2  # as many lines of CLIP's file are used
 _CLIP_ENDS = ("<|startoftext|>", "<|endoftext|>")
-# CLIP's own pattern; what it does not match is dropped. U+0345 is among that: where case is ignored, as open_clip does, it is a letter and none.
+# CLIP's own pattern; what it does not match is dropped. So is U+0345: open_clip ignores case, where it is a letter and is none.
 _CLIP_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+"
 _BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _FORMS = "a tokenizer.json of Hugging Face, CLIP's bpe_simple_vocab_16e6.txt.gz and a vocab.txt of WordPiece are read"
