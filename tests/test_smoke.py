@@ -94,3 +94,7 @@ def test_two_steps(name, tmp_path, monkeypatch):
         outcome = session.open_run(config, session.read_data(config), checkpoints).loop(checkpoints).run(preemption)
         assert (outcome.status, int(outcome.state.step), int(outcome.state.skipped)) == ("done", 2, 0)
         assert checkpoints.steps() == [2]
+        if config.data.tokenizer_path is not None:  # the checkpoint's own tokenizer wins
+            Path(config.data.tokenizer_path).write_text("another vocabulary")
+            run = session.open_run(config, session.read_data(config), checkpoints)
+            assert run.tokenizer.vocab_size == config.data.vocab_size
