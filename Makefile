@@ -22,7 +22,7 @@ test-long: $(VENV)/installed-dev  ## what takes longer: the whole step on many m
 test-system: $(VENV)/installed-dev  ## what needs root: a disk that fills up
 	$(BIN)/python -m pytest -q tests/system
 
-test-peers: $(VENV)/installed-peers  ## what needs further packages: a step compiled for TPUs
+test-peers: $(VENV)/installed-peers  ## what needs further packages: a step compiled for TPUs, tokens beside open_clip's and Hugging Face's
 	$(BIN)/python -m pytest -q tests/peers
 
 lint: $(VENV)/installed-dev  ## format, lint, types
@@ -64,6 +64,7 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 
 $(VENV)/installed-peers: $(VENV)/installed-dev requirements-peers.txt requirements-tpu.txt requirements-tfds.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps open_clip_torch==3.3.0
 	touch $@
 
 clean:

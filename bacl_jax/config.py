@@ -91,8 +91,9 @@ class DataConfig:
     max_error_share: Share = 0.01  # on_error = skip: a larger share of bad rows among those read stops the run
     max_pixels: Positive = 89_478_485  # a larger image is refused as a decompression bomb
     image_size: Positive = 32  # pixels a side
-    tokenizer: Literal["word", "bpe"] = "word"
-    vocab_size: Annotated[int, Range(5)] = 4096  # upper bound on the vocabulary trained on the captions
+    tokenizer: Literal["word", "bpe", "wordpiece", "file"] = "word"  # trained on captions, or read from tokenizer_path
+    tokenizer_path: str | None = None  # tokenizer = "file": a tokenizer.json, CLIP's bpe_simple_vocab_16e6.txt.gz or a vocab.txt
+    vocab_size: Annotated[int, Range(5)] = 4096  # upper bound on the vocabulary trained on the captions; of a file, its number of tokens
     context_length: Annotated[int, Range(3)] = 13  # tokens a caption, BOS and EOS included; longer captions are cut
     augment_scale: Annotated[float, Range(0, 0.9)] = 0.15  # image side of the crop in [1 - s, 1 + s] of the picture's; 0: none
     augment_shift: Share = 0.1  # crop centre moves by up to this share of the side; 0: none
@@ -368,6 +369,16 @@ def _data_rules(config: Config) -> Iterator[_Rule]:
         )
         named = [other.name for other in data.sources if other.name is not None]
         yield named.count(source.name or "") < 2, f"{field}.name", "must differ from the other sources' names"
+    yield (
+        data.tokenizer != "file" or data.tokenizer_path is not None,
+        "data.tokenizer_path",
+        "must name a tokenizer.json, CLIP's bpe_simple_vocab_16e6.txt.gz or a vocab.txt where data.tokenizer is file",
+    )
+    yield (
+        data.tokenizer == "file" or data.tokenizer_path is None,
+        "data.tokenizer_path",
+        f"must be None where data.tokenizer is {data.tokenizer}: it is read where that is file",
+    )
     yield len(data.vendors) > 0, "data.vendors", "must name at least one vendor"
     yield (
         data.holdout != "vendor" or set(data.vendors) > set(data.holdout_vendors) > set(),

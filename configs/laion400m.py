@@ -1,7 +1,8 @@
 """What the three runs on LAION-400M share: CLIP's recipe (arXiv 2103.00020, tables 18 to 20) at batch 32,768. No run of its own.
 
 The data are tar shards as img2dataset writes them, indexed by `launch.index`: `--config.data.path='shards/{00000..41407}.tar'` names
-them. `launch.compile` reads no data.
+them. Captions become CLIP's own tokens: `--config.data.tokenizer_path=.../bpe_simple_vocab_16e6.txt.gz`, a file that the packages of
+open_clip and OpenAI's CLIP hold. `launch.compile` reads no data and no vocabulary.
 """
 
 from ml_collections import ConfigDict
@@ -22,8 +23,9 @@ def get_config() -> ConfigDict:
     config.data.kind = "webdataset"  # reads data.path, which must be set to train
     config.data.validation_rows = 10_000  # kept out of training for tuning
     config.data.image_size = 224  # pixels a side that the model sees
-    config.data.tokenizer = "bpe"  # captions in free text have no closed set of words
-    config.data.vocab_size = 49_408  # tokens; upper bound on the vocabulary trained on the captions
+    config.data.tokenizer = "file"  # CLIP's own byte pairs, not trained here
+    config.data.tokenizer_path = "bpe_simple_vocab_16e6.txt.gz"  # CLIP's file, which open_clip ships; where it lies on each machine
+    config.data.vocab_size = 49_408  # tokens of that file
     config.data.context_length = 77  # tokens a caption, BOS and EOS included; longer captions are cut
     config.data.on_error = "skip"  # bad rows are left out, counted and logged
     config.data.augment_scale = 0.1  # the crop's side lies in [0.9, 1.1] of the picture's

@@ -197,13 +197,10 @@ def read_data(config: Config) -> DataSet:
 
 
 def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
-    """Takes the tokenizer from the newest checkpoint or trains it, builds the trainer. Compiles nothing yet."""
+    """Takes the tokenizer from the newest checkpoint, or reads or trains it; builds the trainer. Compiles nothing yet."""
     checkpoints.check_config(config)
     mesh = make_mesh(config.mesh)
-    if checkpoints.steps():
-        tokenizer = Tokenizer.from_json(checkpoints.read_json("tokenizer"))
-    else:
-        tokenizer = Tokenizer.train(dataset.training_captions(), config.data)
+    tokenizer = _tokenizer(config, dataset, checkpoints)
     if cut := tokenizer.too_long(dataset.captions):
         print(f"{cut:,} of {len(dataset.captions):,} captions are cut to data.context_length = {tokenizer.context_length} tokens")
     trainer = build(config, tokenizer.vocab_size, mesh)
@@ -216,3 +213,16 @@ def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
         for name, errors in dataset.left_out_by_part().items():
             faults.opened(name, errors)
     return Run(config, dataset, tokenizer, trainer, faults)
+
+
+def _tokenizer(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Tokenizer:
+    """A checkpoint's own tokenizer wins: a vocabulary file that changed meanwhile, or is gone, is not looked at."""
+    if checkpoints.steps():
+        return Tokenizer.from_json(checkpoints.read_json("tokenizer"))
+    if config.data.tokenizer == "file":
+        tokenizer, origin = Tokenizer.read(config.data), f"read from {config.data.tokenizer_path}"
+    else:
+        captions = dataset.training_captions()
+        tokenizer, origin = Tokenizer.train(captions, config.data), f"trained on {len(captions):,} captions"
+    print(f"tokenizer {config.data.tokenizer}: {tokenizer.vocab_size:,} tokens, {origin}")
+    return tokenizer

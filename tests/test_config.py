@@ -111,6 +111,8 @@ def test_numbers_and_sequences_are_converted(name, value):
     ("settings", "name", "said"),
     [
         ({"data": {"kind": "manifest"}}, "data.path", "must name a CSV, JSONL or Parquet file"),
+        ({"data": {"tokenizer": "file", "vocab_size": 9}}, "data.tokenizer_path", "must name a tokenizer.json, CLIP's"),
+        ({"data": {"tokenizer": "bpe", "tokenizer_path": "vocab.txt"}}, "data.tokenizer_path", "must be None where data.tokenizer is bpe"),
         ({"data": {"vendors": []}}, "data.vendors", "at least one"),
         ({"data": {"holdout": "vendor", "holdout_vendors": ["Noto"]}}, "data.holdout_vendors", "some, not all, of data.vendors"),
         ({"data": {"holdout": "vendor", "holdout_vendors": ["Goog", "Twtr"]}}, "data.holdout_vendors", "some, not all"),

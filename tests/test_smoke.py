@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import vocabularies
 from PIL import Image
 
 from bacl_jax.config import from_config_dict
@@ -43,7 +44,6 @@ SMALLER = {  # of the large towers
     "model.text.heads": 2,
     "objective.cla.layers": 1,
     "objective.cla.heads": 2,
-    "data.vocab_size": 300,
     "data.context_length": 16,
     "mesh.fsdp": 1,
 }
@@ -81,7 +81,7 @@ def test_two_steps(name, tmp_path, monkeypatch):
     settings = importlib.import_module(f"configs.{name}").get_config()
     overrides = dict(SMALL)
     if name.startswith("laion400m"):
-        overrides |= SMALLER
+        overrides |= SMALLER | {"data.tokenizer_path": vocabularies.clip_file(tmp_path), "data.vocab_size": vocabularies.CLIP_SIZE}
     if settings.data.kind == "manifest":
         overrides |= {"data.path": manifest(tmp_path), "data.split_column": "split"}
     if settings.data.kind == "webdataset":
@@ -97,3 +97,7 @@ def test_two_steps(name, tmp_path, monkeypatch):
         outcome = session.open_run(config, session.read_data(config), checkpoints).loop(checkpoints).run(preemption)
         assert (outcome.status, int(outcome.state.step), int(outcome.state.skipped)) == ("done", 2, 0)
         assert checkpoints.steps() == [2]
+        if config.data.tokenizer_path is not None:  # the checkpoint's own tokenizer wins
+            Path(config.data.tokenizer_path).write_text("another vocabulary")
+            run = session.open_run(config, session.read_data(config), checkpoints)
+            assert run.tokenizer.vocab_size == config.data.vocab_size
