@@ -24,6 +24,10 @@ def _decode(content, max_pixels=10**6, max_side=64):
     return transforms.decode(content, max_pixels=max_pixels, max_side=max_side)
 
 
+def _square(image, size, **where):
+    return transforms.crop(image, size, lambda width, height: transforms.square(width, height, **where))
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
 def test_transparency_becomes_white(mode):
     rgba = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
@@ -141,15 +145,15 @@ def test_crop_without_arguments_is_the_centre_resized():
 
 def test_crop_shows_white_outside_and_moves_the_right_way():
     black = np.zeros((32, 32, 3), np.uint8)
-    moved = transforms.crop(black, 32, shift=(0.25, 0.0))
+    moved = _square(black, 32, shift=(0.25, 0.0))
     assert (moved[:, :24] == 0).all()
     assert (moved[:, 24:] == 255).all()
-    np.testing.assert_array_equal(transforms.crop(black, 32, shift=(0.25, 0.0), flip=True), moved[:, ::-1])
-    np.testing.assert_array_equal(transforms.crop(black, 32, shift=(0.0, -0.25)), moved.transpose(1, 0, 2)[::-1])
-    smaller = transforms.crop(black, 32, scale=2.0)
+    np.testing.assert_array_equal(_square(black, 32, shift=(0.25, 0.0), flip=True), moved[:, ::-1])
+    np.testing.assert_array_equal(_square(black, 32, shift=(0.0, -0.25)), moved.transpose(1, 0, 2)[::-1])
+    smaller = _square(black, 32, scale=2.0)
     assert (smaller[8:24, 8:24] == 0).all()
     assert (smaller == 0).sum() == 16 * 16 * 3
-    assert (transforms.crop(black, 32, shift=(1.0, 0.0)) == 255).all()
+    assert (_square(black, 32, shift=(1.0, 0.0)) == 255).all()
 
 
 @settings(deadline=None)
@@ -164,7 +168,7 @@ def test_crop_shows_white_outside_and_moves_the_right_way():
 )
 def test_crop_is_total(height, width, size, scale, x, y, flip):
     image = np.zeros((height, width, 3), np.uint8)
-    result = transforms.crop(image, size, scale=scale, shift=(x, y), flip=flip)
+    result = _square(image, size, scale=scale, shift=(x, y), flip=flip)
     assert result.shape == (size, size, 3)
     assert result.dtype == np.uint8
 
