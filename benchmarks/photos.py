@@ -1,12 +1,13 @@
 """Tar shards of JPEG pictures as those of a web data set: `python -m benchmarks.photos FOLDER` in the peers' environment.
 
 Each picture is a random part of a photograph that the package scikit-image brings along, mirrored or not, in other colours, blended with
-a second part, of 400 to 600 pixels a side, JPEG of quality 90 with 4:2:0 colours: 63 KB on average, as in img2dataset's shards. The same
-pictures lie in two forms: FOLDER/few holds all of them in 10 shards, FOLDER/many spreads them over 10,000 (half of them hold one picture
-under a second caption, so that none is empty).
+a second part, of 400 to 600 pixels a side, JPEG of quality 90 with 4:2:0 colours. They lie there in two forms: FOLDER/few holds all of
+them in 10 shards, FOLDER/many each of them twice, with two captions, in 10,000 shards of one row.
 """
 
+import functools
 import io
+import multiprocessing
 import sys
 import tarfile
 from pathlib import Path
@@ -30,6 +31,7 @@ PHOTOGRAPHS = (
 WORDS = ("a", "photo", "of", "the", "red", "small", "house", "near", "an", "old", "river", "with", "two", "people", "at", "night")
 
 
+@functools.cache
 def photographs() -> list[Image.Image]:
     import skimage
 
@@ -47,9 +49,9 @@ def part(random: np.random.Generator, sources: list[Image.Image], size: tuple[in
     return pixels[:, ::-1] if random.random() < 0.5 else pixels
 
 
-def picture(number: int, sources: list[Image.Image]) -> bytes:
+def picture(number: int) -> bytes:
     """The JPEG file of this number, always the same."""
-    random = np.random.default_rng(number)
+    sources, random = photographs(), np.random.default_rng(number)
     size = (int(random.integers(*SIDE, endpoint=True)), int(random.integers(*SIDE, endpoint=True)))
     share = random.uniform(0, 0.3)
     pixels = (1 - share) * part(random, sources, size) + share * part(random, sources, size)
@@ -78,8 +80,8 @@ def write(shards: list[Path], rows: int, pictures: list[bytes]) -> None:
 
 
 def main(folder: Path, count: int = PICTURES) -> None:
-    sources = photographs()
-    pictures = [picture(number, sources) for number in range(count)]
+    with multiprocessing.Pool() as workers:
+        pictures = workers.map(picture, range(count), chunksize=50)
     for name, shards, rows in (("few", FEW, count), ("many", MANY, 2 * count)):
         (folder / name).mkdir(parents=True)
         write([folder / name / f"{shard:05d}.tar" for shard in range(shards)], rows, pictures)

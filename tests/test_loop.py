@@ -68,7 +68,7 @@ def test_trains_saves_and_logs(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 21))
     for line in lines(tmp_path):
         assert line["samples_seen"] == 8 * line["step"]
-        assert {"loss", "lr", "nonfinite", "wall_seconds", "data_wait_seconds"} <= line.keys()
+        assert {"loss", "lr", "nonfinite", "wall_seconds", "data_wait_seconds", "step_seconds"} <= line.keys()
 
 
 @pytest.mark.parametrize("stops", [[1], [5], [3, 4, 12], [7, 9, 16], [19]])
@@ -83,7 +83,7 @@ def test_stopped_and_resumed_is_uninterrupted(tmp_path, stops):
     assert_same(outcome.state, whole.state)
     assert seen == whole_seen
     for part, one in zip(lines(tmp_path / "parts"), lines(tmp_path / "whole"), strict=True):
-        times = {"wall_seconds", "data_wait_seconds"}
+        times = {"wall_seconds", "data_wait_seconds", "step_seconds"}
         assert {k: v for k, v in part.items() if k not in times} == {k: v for k, v in one.items() if k not in times}
     walls = [line["wall_seconds"] for line in lines(tmp_path / "parts")]
     assert walls == sorted(walls)
