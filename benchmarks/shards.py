@@ -1,7 +1,7 @@
 """Tar shards of JPEG files to batches, a case a process: `python -m benchmarks.shards CASE` (see benchmarks/measure.py).
 
 `ours` is bacl_jax's pipeline. `grain` is one that a user of grain writes without us: the same tar files by the offsets of their members,
-Pillow, processes or threads. Both take open_clip's crop of a picture (random resized crop, 0.9 to 1 of the area, bicubic) and one tokenizer.
+Pillow, processes or threads. Both take open_clip's crop (random resized crop, 0.9 to 1 of the area, bicubic) and one tokenizer.
 """
 
 import functools

@@ -13,7 +13,7 @@ def clean(caption: str) -> str:
     """The caption without what is not language.
 
     In this order: text decoded wrongly is mended and control characters go (ftfy), HTML entities become their characters, also those that
-    were escaped twice (both as open_clip's `basic_clean`), HTML tags and comments go, URLs go. Cleaning twice may clean more.
+    were escaped twice (both as open_clip's `basic_clean`), HTML tags and comments go, URLs go, single spaces stay.
     """
     text = html.unescape(html.unescape(ftfy.fix_text(caption)))
-    return _URL.sub(" ", _TAG.sub(" ", text)).strip()
+    return " ".join(_URL.sub(" ", _TAG.sub(" ", text)).split())

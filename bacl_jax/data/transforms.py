@@ -70,12 +70,13 @@ class Encoded(Picture):
         """As the function `crop`. A JPEG is decoded at the least size at which the part still has `size` pixels a side."""
         with self._named(), _opened(self.content, self.max_pixels) as image:
             if not isinstance(image, JpegImageFile):
-                picture, zoom = _pixels(image, self.content, 1.0)
-                return _show(picture, where(*picture.size), size, resample, zoom)
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _ON_THE_SIDE
-            window = where(*(image.size[::-1] if turned else image.size))
+                picture, _ = _pixels(image, self.content, 1.0)
+                return _show(picture, picture.size, where(*picture.size), size, resample)
+            width, height = image.size
+            upright = (height, width) if image.getexif().get(ExifTags.Base.Orientation, 1) in _ON_THE_SIDE else (width, height)
+            window = where(*upright)
             picture, zoom = _pixels(image, self.content, min(window.width, window.height) / size)
-            return _show(picture, window, size, resample, zoom)
+            return _show(picture, upright, window, size, resample, zoom)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -137,7 +138,8 @@ def _pixels(image: Image.Image, source: Path | bytes, shrink: float) -> tuple[Im
         picture.info = image.info  # the orientation
         ImageOps.exif_transpose(picture, in_place=True)
         return picture, eighths / 8
-    drafted = image.draft("RGB", (math.ceil(stored[0] / shrink), math.ceil(stored[1] / shrink))) if shrink > 1 else None
+    part = next((k for k in (8, 4, 2) if k <= shrink), 1)
+    drafted = image.draft("RGB", (max(1, stored[0] // part), max(1, stored[1] // part)))
     return flatten_on_white(ImageOps.exif_transpose(image)), drafted[1][2] / stored[0] if drafted else 1.0
 
 
@@ -251,17 +253,19 @@ def crop(
     if isinstance(picture, Picture):
         return picture.crop(size, where, resample)
     height, width = picture.shape[:2]
-    return _show(Image.fromarray(picture), where(width, height), size, resample, 1.0)
+    return _show(Image.fromarray(picture), (width, height), where(width, height), size, resample)
 
 
-def _show(picture: Image.Image, window: Window, size: int, resample: Filter, zoom: float) -> UInt8[np.ndarray, "S S 3"]:
-    """The window, given in pixels of a picture of which this is one of `zoom` times its size."""
-    source_x, target_x = _overlap(window.left * zoom, window.width * zoom, picture.width, size)
-    source_y, target_y = _overlap(window.top * zoom, window.height * zoom, picture.height, size)
+def _show(
+    picture: Image.Image, stored: tuple[int, int], window: Window, size: int, resample: Filter, zoom: float = 1.0
+) -> UInt8[np.ndarray, "S S 3"]:
+    """The window, in pixels of the stored size (width, height), of which `picture` has `zoom` times as many a side."""
+    source_x, target_x = _overlap(window.left, window.width, stored[0], size)
+    source_y, target_y = _overlap(window.top, window.height, stored[1], size)
     target = (target_x[1] - target_x[0], target_y[1] - target_y[0])
     if min(target) <= 0:
         return np.full((size, size, 3), _WHITE, np.uint8)
-    box = (source_x[0], source_y[0], source_x[1], source_y[1])
+    box = (zoom * source_x[0], zoom * source_y[0], zoom * source_x[1], zoom * source_y[1])
     part = np.asarray(picture.resize(target, _FILTERS[resample], box=box))
     if target != (size, size):
         canvas = np.full((size, size, 3), _WHITE, np.uint8)
