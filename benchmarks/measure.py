@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 MIB = 2**20
@@ -79,6 +79,12 @@ def timed(call: Callable[[], Any], calls: int) -> dict[str, Any]:
         cpu.append(1e3 * (own_seconds() - used))
     others = (busy_seconds() - busy - (own_seconds() - own)) / (time.perf_counter() - start)
     return {"wall_ms": wall, "cpu_ms": cpu, "others_cores": max(others, 0.0)}
+
+
+def drain(source: Iterator[Any], count: int) -> None:
+    """Takes so many batches and keeps none."""
+    for _ in range(count):
+        next(source)
 
 
 def serve(prepare: Prepare) -> None:

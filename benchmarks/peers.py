@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import serve
+from benchmarks.measure import drain, serve
 
 THREADS = os.cpu_count() or 1
 VOCABULARY, CONTEXT = 8192, 32
@@ -130,7 +130,7 @@ def shards(shards: str, form: str, batch: int, size: int, batches: int) -> tuple
     )
     loaded = get_wds_dataset(settings, image_transform(size, is_train=True), is_train=True, tokenizer=SimpleTokenizer(context_length=77))
     source = iter(loaded.dataloader)
-    return lambda: [next(source) for _ in range(batches)], {"pairs": batch * batches, "workers": THREADS}
+    return lambda: drain(source, batches), {"pairs": batch * batches, "workers": THREADS}
 
 
 def allow_missing_operators() -> None:

@@ -89,6 +89,18 @@ def result(row: Row, ours: Any, peer: Any) -> dict[str, Any]:
         "peer_figures": peer.figures,
         "ours_cpu_ms": round(ours.milliseconds("cpu_ms"), 2),
         "peer_cpu_ms": round(peer.milliseconds("cpu_ms"), 2),
+        **rates("ours", ours),
+        **rates("peer", peer),
+    }
+
+
+def rates(name: str, side: Any) -> dict[str, float]:
+    """Of a side that reads pairs: how many a second, and its memory for each worker."""
+    if "pairs" not in side.figures:
+        return {}
+    return {
+        f"{name}_pairs_per_s": round(1e3 * side.figures["pairs"] / side.milliseconds(), 1),
+        f"{name}_mib_per_worker": round(side.figures["family_mib"] / side.figures["workers"], 1),
     }
 
 

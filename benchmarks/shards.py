@@ -23,7 +23,7 @@ from PIL import Image
 from bacl_jax import data
 from bacl_jax.config import Config, from_config_dict
 from bacl_jax.data import tar_index
-from benchmarks.measure import serve
+from benchmarks.measure import drain, serve
 
 WORKERS = os.cpu_count() or 1
 AHEAD = 2 * WORKERS  # batches, as torch's DataLoader reads ahead
@@ -43,7 +43,7 @@ def ours(shards: str, form: str, batch: int, size: int, batches: int) -> tuple[C
         tar_index.build(f"{shards}/{form}", workers=WORKERS)
     dataset = data.load(config.data)
     source = data.batches(dataset, data.Tokenizer.train(dataset.training_captions(), config.data), config, start_step=0)
-    return lambda: [next(source) for _ in range(batches)], {"pairs": batch * batches, "workers": WORKERS}
+    return lambda: drain(source, batches), {"pairs": batch * batches, "workers": WORKERS}
 
 
 class Members:
@@ -100,7 +100,7 @@ def grain_pil(shards: str, form: str, batch: int, size: int, batches: int, worke
         flags.FLAGS.mark_as_parsed()  # grain asks for its own
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=AHEAD // workers))
     source = iter(stream)
-    return lambda: [next(source) for _ in range(batches)], {"pairs": batch * batches, "workers": workers or WORKERS}
+    return lambda: drain(source, batches), {"pairs": batch * batches, "workers": workers or WORKERS}
 
 
 CASES = {"ours": ours, "grain": grain_pil}
