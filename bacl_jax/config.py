@@ -95,9 +95,14 @@ class DataConfig:
     tokenizer_path: str | None = None  # tokenizer = "file": a tokenizer.json, CLIP's bpe_simple_vocab_16e6.txt.gz or a vocab.txt
     vocab_size: Annotated[int, Range(5)] = 4096  # upper bound on the vocabulary trained on the captions; of a file, its number of tokens
     context_length: Annotated[int, Range(3)] = 13  # tokens a caption, BOS and EOS included; longer captions are cut
-    augment_scale: Annotated[float, Range(0, 0.9)] = 0.15  # image side of the crop in [1 - s, 1 + s] of the picture's; 0: none
-    augment_shift: Share = 0.1  # crop centre moves by up to this share of the side; 0: none
-    augment_flip: bool = False  # mirror at random; wrong for captions that say left or right
+    resample: Literal["bilinear", "bicubic"] = "bilinear"  # filter that scales crops, with anti-aliasing; open_clip: bicubic
+    clean_captions: bool = False  # manifest and rows read as needed: entities, tags, URLs, broken encodings and control characters go
+    augment_crop: Literal["square", "resized"] = "square"  # a square, scaled and shifted; a part of any ratio, made square
+    augment_scale: Annotated[float, Range(0, 0.9)] = 0.15  # square: side of the crop in [1 - s, 1 + s] of the picture's; 0: none
+    augment_shift: Share = 0.1  # square: crop centre moves by up to this share of the side; 0: none
+    augment_area: tuple[float, ...] = (0.9, 1.0)  # resized: least and largest share of the picture's area
+    augment_ratio: tuple[float, ...] = (0.75, 4 / 3)  # resized: least and largest width / height of the part
+    augment_flip: bool = False  # mirror at random, but never a picture whose caption says left or right (English)
     shuffle: Literal["global", "block"] = "global"  # block: neighbouring rows are read at about the same time, for remote storage
     block_rows: Positive = 256  # neighbouring rows that make a block
     block_window: Positive = 1024  # rows of a lane that are shuffled among each other
@@ -378,6 +383,16 @@ def _data_rules(config: Config) -> Iterator[_Rule]:
         data.tokenizer == "file" or data.tokenizer_path is None,
         "data.tokenizer_path",
         f"must be None where data.tokenizer is {data.tokenizer}: it is read where that is file",
+    )
+    yield (
+        len(data.augment_area) == 2 and 0 < data.augment_area[0] <= data.augment_area[-1] <= 1,
+        "data.augment_area",
+        "must be two numbers, 0 < least <= largest <= 1",
+    )
+    yield (
+        len(data.augment_ratio) == 2 and 0 < data.augment_ratio[0] <= data.augment_ratio[-1],
+        "data.augment_ratio",
+        "must be two numbers, 0 < least <= largest",
     )
     yield len(data.vendors) > 0, "data.vendors", "must name at least one vendor"
     yield (

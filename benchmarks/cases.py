@@ -11,10 +11,12 @@ from typing import Any
 class Side:
     """One process of a row: `python -m benchmarks.<program> <case> <arguments as JSON>`. memory: the figure of it that is compared."""
 
-    program: str  # "ours" or "peers"; it names the environment too
+    program: str  # "peers" runs in the peers' environment, "ours" and "shards" in this one
     case: str
     arguments: dict[str, Any]
-    memory: str | None = "over_import_mib"  # or over_inputs_mib, temp_mib (see measure.py); None: spread over processes, not compared
+    memory: str | None = (
+        "over_import_mib"  # or over_inputs_mib, temp_mib, family_mib (see measure.py); None: spread over processes, not compared
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,12 @@ PICTURES = {
     "size": 64,
     "batches": 20,
 }  # a call reads 20 batches, many more than are read ahead; the folder of the pictures is added when they are there
+
+SHARDS = {"batch": 64, "size": 224, "batches": 120}  # of which up to ten are read ahead while the other side has its turn
+
+
+def _shards(program: str, case: str, form: str = "few", **arguments: Any) -> Side:
+    return Side(program, case, {"form": form, **SHARDS, **arguments}, "family_mib")
 
 
 def _loss(size: int, calls: int) -> Row:
@@ -90,4 +98,13 @@ ROWS = (
         Side("peers", "pipeline", PICTURES, memory=None),
         calls=1,
     ),
+    Row("shards", "open_clip 3.3.0's webdataset pipeline", _shards("shards", "ours"), _shards("peers", "shards"), calls=1),
+    Row(
+        "shards_grain",
+        "grain 0.2.18 with Pillow, processes",
+        _shards("shards", "ours"),
+        _shards("shards", "grain", workers=2),
+        calls=1,
+    ),
+    Row("shards_many", "ours, 10 shards in place of 10,000", _shards("shards", "ours", "many"), _shards("shards", "ours"), calls=1),
 )

@@ -1,8 +1,10 @@
 """The peers' side of `make bench`, a case a process, in the peers' environment: `python -m benchmarks.peers CASE` (see measure.py).
 
-open_clip (eager, its own towers and loss), faiss-cpu (a flat index) and torch's DataLoader with Pillow. Nothing here is used elsewhere.
+open_clip (eager, its own towers and loss; its webdataset pipeline), faiss-cpu (a flat index) and torch's DataLoader with Pillow. Nothing
+here is used elsewhere.
 """
 
+import argparse
 import functools
 import importlib
 import json
@@ -10,9 +12,10 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import serve
+from benchmarks.measure import drain, serve
 
 THREADS = os.cpu_count() or 1
 VOCABULARY, CONTEXT = 8192, 32
@@ -109,6 +112,27 @@ def pipeline(folder: str, batch: int, size: int, batches: int) -> tuple[Callable
     return lambda: [next(loader) for _ in range(batches)], {}
 
 
+def shards(shards: str, form: str, batch: int, size: int, batches: int) -> tuple[Callable[[], Any], dict[str, float]]:
+    """open_clip's webdataset pipeline for training, its own transform and tokenizer; a worker process a core, shards drawn without end."""
+    from open_clip.tokenizer import SimpleTokenizer
+    from open_clip.transform import image_transform
+    from open_clip_train.data import get_wds_dataset
+
+    settings = argparse.Namespace(
+        train_data=f"{shards}/{form}/{{00000..{len(list(Path(shards, form).glob('*.tar'))) - 1:05d}}}.tar",
+        train_num_samples=1 << 30,
+        train_data_upsampling_factors=None,
+        dataset_resampled=True,
+        batch_size=batch,
+        workers=THREADS,
+        world_size=1,
+        seed=0,
+    )
+    loaded = get_wds_dataset(settings, image_transform(size, is_train=True), is_train=True, tokenizer=SimpleTokenizer(context_length=77))
+    source = iter(loaded.dataloader)
+    return lambda: drain(source, batches), {"pairs": batch * batches, "workers": THREADS}
+
+
 def allow_missing_operators() -> None:
     """torchvision's compiled operators are absent beside a torch for CPUs only: what it registers for them is left out.
 
@@ -131,6 +155,7 @@ CASES = {  # name -> (case, what it imports)
     "loss": (loss, ("torch", "open_clip")),
     "topk": (topk, ("faiss",)),
     "pipeline": (pipeline, ("torch", "PIL.Image")),
+    "shards": (shards, ("torch", "open_clip", "webdataset")),
 }
 
 if __name__ == "__main__":

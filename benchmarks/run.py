@@ -31,7 +31,7 @@ class Process:
 
     def __init__(self, side: Side, peers: str, extra: dict[str, Any]):
         self.side = side
-        python = sys.executable if side.program == "ours" else peers
+        python = peers if side.program == "peers" else sys.executable
         self.command = [python, "-m", f"benchmarks.{side.program}", side.case, json.dumps(side.arguments | extra)]
         self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.figures = self._answer()
@@ -59,8 +59,11 @@ class Process:
 
 
 def measure(row: Row, peers: str, extra: dict[str, Any]) -> dict[str, Any]:
-    """The row's result. The sides start one after the other, then take turns. peers: Python of their environment."""
-    ours, peer = (Process(side, peers, extra if side.case == "pipeline" else {}) for side in (row.ours, row.peer))
+    """The row's result. The sides start one after the other, then take turns.
+
+    peers: Python of their environment. extra: arguments of both.
+    """
+    ours, peer = (Process(side, peers, extra) for side in (row.ours, row.peer))
     for _ in range(row.rounds):
         for process in (ours, peer):
             process.turn(row.calls)
@@ -86,6 +89,18 @@ def result(row: Row, ours: Any, peer: Any) -> dict[str, Any]:
         "peer_figures": peer.figures,
         "ours_cpu_ms": round(ours.milliseconds("cpu_ms"), 2),
         "peer_cpu_ms": round(peer.milliseconds("cpu_ms"), 2),
+        **rates("ours", ours),
+        **rates("peer", peer),
+    }
+
+
+def rates(name: str, side: Any) -> dict[str, float]:
+    """Of a side that reads pairs: how many a second, and its memory for each worker."""
+    if "pairs" not in side.figures:
+        return {}
+    return {
+        f"{name}_pairs_per_s": round(1e3 * side.figures["pairs"] / side.milliseconds(), 1),
+        f"{name}_mib_per_worker": round(side.figures["family_mib"] / side.figures["workers"], 1),
     }
 
 
@@ -96,6 +111,21 @@ def rounded(value: float | None) -> float | None:
 def ratio(ours: float | None, peer: float | None) -> float | None:
     """ours / peer; None where one of them has no figure, or the peer 0."""
     return round(ours / peer, 3) if ours is not None and peer else None
+
+
+@contextlib.contextmanager
+def inputs(row: Row, peers: str, made: str | None) -> Iterator[dict[str, Any]]:
+    """What a row reads, as arguments of its sides. made: a folder in which benchmarks.photos has written before."""
+    if row.name.startswith("pipeline"):
+        with pictures() as folder:
+            yield {"folder": folder}
+    elif row.name.startswith("shards"):
+        with tempfile.TemporaryDirectory() if made is None else contextlib.nullcontext(made) as folder:
+            if not Path(folder, "many").exists():
+                subprocess.run([peers, "-m", "benchmarks.photos", folder], check=True)
+            yield {"shards": folder}
+    else:
+        yield {}
 
 
 @contextlib.contextmanager
@@ -148,6 +178,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", default="", help="rows, by name or by its beginning, with commas; none: all")
     parser.add_argument("--peers", default=".venv-bench/bin/python", help="Python of the peers' environment (make .venv-bench/installed)")
+    parser.add_argument(
+        "--shards", help="folder for the tar shards, made if they are not there; none: a new one that is removed, for each row"
+    )
     parser.add_argument("--out", default="benchmarks/results.json", help="where the results go; other rows that are there stay")
     options = parser.parse_args()
     print(f"GLIBC_TUNABLES={os.environ.get('GLIBC_TUNABLES', '')} for both sides")
@@ -157,11 +190,11 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(2)
     results = []
-    with pictures() as folder:
-        for row in rows:
-            results.append(measure(row, options.peers, {"folder": folder}) | counted(row))
-            write(results, Path(options.out))
-            print(json.dumps(results[-1]), flush=True)
+    for row in rows:
+        with inputs(row, options.peers, options.shards) as extra:
+            results.append(measure(row, options.peers, extra) | counted(row))
+        write(results, Path(options.out))
+        print(json.dumps(results[-1]), flush=True)
     Console(width=160).print(table(results))
 
 

@@ -51,9 +51,14 @@ def data() -> ConfigDict:
     data.tokenizer_path = optional(None)  # file: tokenizer.json, CLIP's bpe_simple_vocab_16e6.txt.gz or vocab.txt; None: no file is read
     data.vocab_size = 4096  # tokens; upper bound on the vocabulary trained on the captions; of a file, its number of tokens
     data.context_length = 13  # tokens a caption, BOS and EOS included; longer captions are cut
-    data.augment_scale = 0.15  # the crop's side lies in [1 - s, 1 + s] of the picture's; 0: none
-    data.augment_shift = 0.1  # the crop's centre moves by up to this share of the side; 0: none
-    data.augment_flip = False  # mirror at random; wrong for captions that say left or right
+    data.resample = "bilinear"  # filter that scales crops, with anti-aliasing: bilinear, bicubic (as open_clip)
+    data.clean_captions = False  # manifest and rows read as needed: entities, tags, URLs, broken encodings and control characters go
+    data.augment_crop = "square"  # square: scaled and shifted; resized: a part of any area and ratio within bounds, made square
+    data.augment_scale = 0.15  # square: the crop's side lies in [1 - s, 1 + s] of the picture's; 0: none
+    data.augment_shift = 0.1  # square: the crop's centre moves by up to this share of the side; 0: none
+    data.augment_area = (0.9, 1.0)  # resized: least and largest share of the picture's area
+    data.augment_ratio = (0.75, 4 / 3)  # resized: least and largest width / height of the part
+    data.augment_flip = False  # mirror at random, but never a picture whose caption says left or right (English)
     data.shuffle = "global"  # global: any row may follow any; block: neighbouring rows are read together, for remote storage
     data.block_rows = 256  # rows; neighbouring ones that make a block
     data.block_window = 1024  # rows of a lane that are shuffled among each other

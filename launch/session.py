@@ -15,6 +15,7 @@ from bacl_jax.data.faults import Faults
 from bacl_jax.data.order import PartnerLists
 from bacl_jax.data.sampler import Sampler
 from bacl_jax.data.source import DataSet
+from bacl_jax.data.stages import Stages
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.eval import audit_report, corpus, report, suite
 from bacl_jax.eval.audit import audit
@@ -40,6 +41,7 @@ class Run:
     tokenizer: Tokenizer
     trainer: Trainer
     faults: Faults | None = None
+    stages: Stages = dataclasses.field(default_factory=Stages)
 
     def loop(self, checkpoints: Checkpoints) -> Loop:
         """The training loop over this run's data, evaluated on eval.split where the data has rows there."""
@@ -59,6 +61,7 @@ class Run:
             evaluate=self.evaluate if evaluated else None,
             headline=f"{split}/retrieval/{config.train.keep_best or 'i2t_R@1'}" if evaluated else None,
             statistics=self.statistics,
+            stages=self.stages,
         )
 
     def statistics(self, step: int) -> Mapping[str, float]:
@@ -85,6 +88,7 @@ class Run:
             partner_share=functools.partial(schedules.partner_share, steps=config.train.steps, config=bns),
             shard=process_blocks(self.trainer.mesh),
             faults=self.faults,
+            stages=self.stages,
         )
 
     def evaluate(self, state: TrainState, step: int) -> Mapping[str, float]:

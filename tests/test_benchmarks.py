@@ -1,13 +1,20 @@
 """The benchmarks' harness: ratios, the form of results.json, which rows there are, and the GPU's code path on a tiny model."""
 
 import dataclasses
+import io
 import json
+import os
+import subprocess
+import sys
+import tarfile
 
+import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 from bacl_jax.config import ConfigError
-from benchmarks import gpu, run
+from benchmarks import gpu, measure, run, shards
 from benchmarks.cases import ROWS
 from benchmarks.measure import timed
 
@@ -75,3 +82,47 @@ def test_the_gpu_benchmark_ends_with_one_line_where_there_is_no_gpu(monkeypatch,
         gpu.main()
     assert end.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_side_that_reads_pairs_has_a_rate_and_memory_for_each_worker():
+    side = Measured([500.0], {"pairs": 100, "workers": 2, "family_mib": 300.0})
+    assert run.rates("peer", side) == {"peer_pairs_per_s": 200.0, "peer_mib_per_worker": 150.0}
+    assert run.rates("ours", Measured([1.0], {})) == {}
+
+
+def test_processor_time_and_memory_of_workers_count():
+    before, alone = measure.own_seconds(), measure.family_mib()
+    worker = subprocess.Popen(
+        [sys.executable, "-c", "import sys; print(sum(i * i for i in range(3_000_000)), flush=True); sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with worker:
+        worker.stdout.readline()
+        assert measure.family() == [os.getpid(), worker.pid]
+        assert measure.own_seconds() - before > 0.05
+        assert measure.family_mib() - alone > 5
+        worker.stdin.close()
+
+
+def test_draining_keeps_nothing():
+    assert measure.drain(iter(range(5)), 3) is None
+
+
+def test_the_crop_of_grain_with_pillow_is_a_part_of_the_area_asked_for():
+    random, image = np.random.default_rng(0), Image.fromarray(np.tile(np.arange(200, dtype=np.uint8)[None, :, None], (100, 1, 3)))
+    for _ in range(20):
+        found = shards.random_resized_crop(image, 32, random)
+        assert found.shape == (32, 32, 3)
+        assert 100 <= int(found[0, -1, 0]) - int(found[0, 0, 0]) < 200
+
+
+def test_the_members_of_a_shard_are_found_by_their_offsets(tmp_path):
+    members = {"a.jpg": b"picture a", "a.txt": b"caption a", "b.jpg": b"picture b", "b.txt": b"caption b"}
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    found = shards.Members(tmp_path)
+    assert [found[i] for i in range(len(found))] == [(b"picture a", b"caption a"), (b"picture b", b"caption b")]

@@ -3,6 +3,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bacl_jax.data import halftrue
 from bacl_jax.data.halftrue import ATTRIBUTES, HalfTrueIndex, attribute_of
 
 
@@ -52,3 +53,14 @@ def test_attributes():
         position = next(p for p in range(len(a)) if a[p] != b[p])
         assert attribute_of(a, b, position) == attribute_of(b, a, position) == attribute
         assert attribute in ATTRIBUTES
+
+
+def test_words_that_a_mirror_makes_wrong():
+    turned = [
+        word for word in halftrue._VOCABULARY["direction"] if any(side in word for side in ("left", "right", "east", "west", "clock"))
+    ]
+    assert len(turned) > 15
+    for word in (*turned, "Left,", "left-hand", "western", "anti-clockwise", "leftmost", "(right)"):
+        assert halftrue.names_side(f"a {word} turn"), word
+    for word in ("up", "north", "bright", "leftover", "rights", "nest", "wester", "clock"):
+        assert not halftrue.names_side(f"a {word} turn"), word

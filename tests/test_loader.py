@@ -1,15 +1,19 @@
 import dataclasses
+import io
 import itertools
+import time
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from bacl_jax.config import Config, ConfigError
-from bacl_jax.data import Tokenizer, batches, eval_batches, synthetic
+from bacl_jax.data import Tokenizer, batches, eval_batches, synthetic, transforms
 from bacl_jax.data.loader import BatchBuilder
 from bacl_jax.data.order import PartnerList, PartnerLists, batch_rows, with_partners
-from bacl_jax.data.source import hash_ids
+from bacl_jax.data.source import Example, hash_ids, normalise
+from bacl_jax.data.stages import Stages
 
 BASE = Config()
 CONFIG = dataclasses.replace(
@@ -153,3 +157,57 @@ def test_settings_that_cannot_be(data, tokenizer):
     with pytest.raises(ConfigError, match=r"list_delay = 8 must be more than data.prefetch \+ data.threads = 6 \+ 2"):
         batches(data, tokenizer, slow, start_step=0, partners=PartnerLists())
     batches(data, tokenizer, slow, start_step=0)
+
+
+class Arrows:
+    """Pictures with a dark left half; every second caption says so."""
+
+    captions = ("a plain arrow", "the LEFT arrow")
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        image = np.full((16, 16, 3), 255, np.uint8)
+        image[:, :8] = 0
+        return Example(image, normalise(self.captions[index % 2]), str(index))
+
+
+def test_a_picture_whose_caption_says_left_or_right_is_never_mirrored(tokenizer):
+    augment = dataclasses.replace(CONFIG.data, augment_scale=0.0, augment_shift=0.0, augment_flip=True)
+    config = dataclasses.replace(CONFIG, data=augment, train=dataclasses.replace(CONFIG.train, batch_size=40))
+    data = dataclasses.replace(synthetic.load(CONFIG.data), train=Arrows())
+    for step, batch in _first(4, data, tokenizer, config, start_step=0):
+        mirrored = batch.inputs["image"].values[:, 8, 0, 0] == 255
+        assert not mirrored[batch.index % 2 == 1].any(), step
+        assert 3 < mirrored.sum() < 17
+
+
+def test_stages_tell_what_takes_the_readers_time(tokenizer):
+    class Slow(Arrows):
+        def __getitem__(self, index):
+            time.sleep(0.002)
+            return super().__getitem__(index)
+
+    stages = Stages()
+    _first(3, dataclasses.replace(synthetic.load(CONFIG.data), train=Slow()), tokenizer, CONFIG, start_step=0, stages=stages)
+    found = stages.seconds()
+    assert found["reading"] >= 3 * 24 * 0.002
+    assert found["reading"] > max(found["decoding"], found["tokenising"]) > 0
+
+
+@pytest.mark.parametrize("crop", ["square", "resized"])
+def test_batches_of_stored_pictures_are_the_same_on_any_number_of_threads_and_after_a_restart(tokenizer, crop):
+    class Stored(Arrows):
+        def __getitem__(self, index):
+            pixels = np.random.default_rng(index).integers(0, 255, (5, 7, 3), np.uint8)
+            file = io.BytesIO()
+            Image.fromarray(pixels).resize((60 + index, 90), Image.Resampling.BICUBIC).save(file, ("JPEG", "PNG")[index % 2])
+            return Example(transforms.Encoded(file.getvalue(), str(index), "", 10**6, 32), "an arrow", str(index))
+
+    data = dataclasses.replace(synthetic.load(CONFIG.data), train=Stored())
+    one = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, augment_crop=crop, threads=1, prefetch=1))
+    many = dataclasses.replace(one, data=dataclasses.replace(one.data, threads=4, prefetch=6))
+    whole = _first(5, data, tokenizer, one, start_step=0)
+    _equal(whole, _first(5, data, tokenizer, many, start_step=0))
+    _equal(whole[3:], _first(2, data, tokenizer, many, start_step=3))

@@ -1,8 +1,10 @@
 import dataclasses
 import functools
 import json
+import logging
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -10,11 +12,12 @@ from train_fakes import ROWS, TOKENIZER, FakeTrainer, assert_same, fake_batches,
 
 from bacl_jax.config import ConfigError
 from bacl_jax.data.order import PartnerLists
-from bacl_jax.train import hooks
+from bacl_jax.data.stages import Stages
+from bacl_jax.train import bottleneck, hooks, loop
 from bacl_jax.train.checkpoint import Checkpoints
 from bacl_jax.train.hooks import Preemption, SaveClock
 from bacl_jax.train.loop import Loop
-from bacl_jax.train.metrics import NonFiniteError
+from bacl_jax.train.metrics import MetricLog, NonFiniteError
 
 
 class Watched:
@@ -45,7 +48,7 @@ def shared_trainer():
 
 def run(workdir, config, *, stop=None, trainer=None, seen=None, **settings):
     with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
-        loop = Loop(
+        made = Loop(
             config=config,
             trainer=trainer or shared_trainer(),
             batches=fake_batches(config, seen),
@@ -54,7 +57,7 @@ def run(workdir, config, *, stop=None, trainer=None, seen=None, **settings):
             tokenizer=TOKENIZER,
             **settings,
         )
-        return loop.run(StopAt(stop)), checkpoints.steps()
+        return made.run(StopAt(stop)), checkpoints.steps()
 
 
 def lines(workdir):
@@ -68,7 +71,7 @@ def test_trains_saves_and_logs(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 21))
     for line in lines(tmp_path):
         assert line["samples_seen"] == 8 * line["step"]
-        assert {"loss", "lr", "nonfinite", "wall_seconds", "data_wait_seconds"} <= line.keys()
+        assert {"loss", "lr", "nonfinite", "wall_seconds", "data_wait_seconds", "step_seconds"} <= line.keys()
 
 
 @pytest.mark.parametrize("stops", [[1], [5], [3, 4, 12], [7, 9, 16], [19]])
@@ -83,7 +86,7 @@ def test_stopped_and_resumed_is_uninterrupted(tmp_path, stops):
     assert_same(outcome.state, whole.state)
     assert seen == whole_seen
     for part, one in zip(lines(tmp_path / "parts"), lines(tmp_path / "whole"), strict=True):
-        times = {"wall_seconds", "data_wait_seconds"}
+        times = {"wall_seconds", "data_wait_seconds", "step_seconds"}
         assert {k: v for k, v in part.items() if k not in times} == {k: v for k, v in one.items() if k not in times}
     walls = [line["wall_seconds"] for line in lines(tmp_path / "parts")]
     assert walls == sorted(walls)
@@ -170,6 +173,43 @@ def test_order_of_the_loop(tmp_path, monkeypatch):
     assert events == ["step 1", "step 2", "evaluate 2", "save 2", "step 3", "step 4", "evaluate 4", "save 4"]
 
 
+def test_a_batch_goes_to_the_devices_before_the_step_before_it_is_waited_for(tmp_path, monkeypatch):
+    """Its transfer and the step overlap: nothing but the step before the last is awaited when it starts."""
+    events = []
+    place, read = loop.to_global, MetricLog.flush
+    monkeypatch.setattr(loop, "to_global", lambda mesh, batch: (events.append("placed"), place(mesh, batch))[1])
+
+    def flush(self, *given):
+        if self._pending is not None:
+            events.append(f"read {self._pending[0]}")
+        read(self, *given)
+
+    monkeypatch.setattr(MetricLog, "flush", flush)
+    run(tmp_path, tiny_config(steps=4, save_every=100))
+    assert events == ["placed", "placed", "read 1", "placed", "read 2", "placed", "read 3", "read 4"]
+
+
+def test_a_run_that_waits_for_its_data_says_so_and_its_log_shows_it(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(bottleneck, "WINDOW", 0.1)
+    config, stages = tiny_config(steps=12, save_every=100), Stages()
+
+    def slow(start, partners):
+        for pair in fake_batches(config)(start, partners):
+            with stages.spent("reading"):
+                time.sleep(0.02)
+            yield pair
+
+    with Checkpoints(tmp_path) as checkpoints, caplog.at_level(logging.WARNING, "bacl_jax"):
+        made = {"trainer": shared_trainer(), "checkpoints": checkpoints, "rows": ROWS, "tokenizer": TOKENIZER}
+        Loop(config=config, batches=slow, stages=stages, **made).run(StopAt())
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "waited for data" in message
+    assert "Storage is the bottleneck: the readers spent 100% reading, 0% decoding, 0% tokenising." in message
+    waits = [line["data_wait_seconds"] for line in lines(tmp_path)]
+    assert min(waits[:-1]) >= 0.02  # a line is written one step late
+    assert all(line["step_seconds"] > 0 for line in lines(tmp_path)[1:])
+
+
 def test_evaluation_shares_the_line_of_its_step(tmp_path):
     config = tiny_config(eval_every=7, log_every=5)
     run(tmp_path, config, evaluate=lambda state, step: {"validation/retrieval/i2t_R@1": float(step)})
@@ -240,7 +280,7 @@ def test_save_clock():
 def test_a_batch_of_another_step_is_an_error(tmp_path):
     config = tiny_config()
     with Checkpoints(tmp_path) as checkpoints:
-        loop = Loop(
+        made = Loop(
             config=config,
             trainer=FakeTrainer(),
             batches=lambda start, partners: fake_batches(config)(start + 1, partners),
@@ -249,7 +289,7 @@ def test_a_batch_of_another_step_is_an_error(tmp_path):
             tokenizer=TOKENIZER,
         )
         with pytest.raises(RuntimeError, match="gave the batch of step 1 where step 0 was due"):
-            loop.run(StopAt())
+            made.run(StopAt())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -158,7 +158,7 @@ def test_a_picture_or_a_caption_that_is_none():
     assert (caught.value.kind, caught.value.shard) == ("empty_caption", "0.tar")
     broken = stream.RecordSource([stream.Record(b"no picture", ("a",), "0.tar/9", "0.tar")], CONFIG.data, np.arange(1))
     with pytest.raises(DataError, match=r"0\.tar/9: not a readable image") as caught:
-        broken[0]
+        broken[0].decoded()
     assert (caught.value.kind, caught.value.shard) == ("unreadable", "0.tar")
 
 

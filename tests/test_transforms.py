@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import stats
 
 from bacl_jax.config import DataConfig
 from bacl_jax.data import transforms
@@ -22,6 +23,10 @@ def _encode(image, kind="PNG", **options):
 
 def _decode(content, max_pixels=10**6, max_side=64):
     return transforms.decode(content, max_pixels=max_pixels, max_side=max_side)
+
+
+def _square(image, size, **where):
+    return transforms.crop(image, size, lambda width, height: transforms.square(width, height, **where))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
@@ -141,15 +146,15 @@ def test_crop_without_arguments_is_the_centre_resized():
 
 def test_crop_shows_white_outside_and_moves_the_right_way():
     black = np.zeros((32, 32, 3), np.uint8)
-    moved = transforms.crop(black, 32, shift=(0.25, 0.0))
+    moved = _square(black, 32, shift=(0.25, 0.0))
     assert (moved[:, :24] == 0).all()
     assert (moved[:, 24:] == 255).all()
-    np.testing.assert_array_equal(transforms.crop(black, 32, shift=(0.25, 0.0), flip=True), moved[:, ::-1])
-    np.testing.assert_array_equal(transforms.crop(black, 32, shift=(0.0, -0.25)), moved.transpose(1, 0, 2)[::-1])
-    smaller = transforms.crop(black, 32, scale=2.0)
+    np.testing.assert_array_equal(_square(black, 32, shift=(0.25, 0.0), flip=True), moved[:, ::-1])
+    np.testing.assert_array_equal(_square(black, 32, shift=(0.0, -0.25)), moved.transpose(1, 0, 2)[::-1])
+    smaller = _square(black, 32, scale=2.0)
     assert (smaller[8:24, 8:24] == 0).all()
     assert (smaller == 0).sum() == 16 * 16 * 3
-    assert (transforms.crop(black, 32, shift=(1.0, 0.0)) == 255).all()
+    assert (_square(black, 32, shift=(1.0, 0.0)) == 255).all()
 
 
 @settings(deadline=None)
@@ -164,7 +169,7 @@ def test_crop_shows_white_outside_and_moves_the_right_way():
 )
 def test_crop_is_total(height, width, size, scale, x, y, flip):
     image = np.zeros((height, width, 3), np.uint8)
-    result = transforms.crop(image, size, scale=scale, shift=(x, y), flip=flip)
+    result = _square(image, size, scale=scale, shift=(x, y), flip=flip)
     assert result.shape == (size, size, 3)
     assert result.dtype == np.uint8
 
@@ -181,3 +186,76 @@ def test_augmentation_is_a_pure_function_within_its_bounds():
     assert 0.4 < values[:, 3].mean() < 0.6
     off = dataclasses.replace(config, augment_scale=0.0, augment_shift=0.0, augment_flip=False)
     np.testing.assert_array_equal(transforms.augmentation(3, 7, 5, off), np.tile([1.0, 0, 0, 0], (5, 1)))
+
+
+RESIZED = dataclasses.replace(DataConfig(), augment_crop="resized", augment_area=(0.3, 0.9), augment_ratio=(0.5, 3.0))
+
+
+def _resized(width, height, count, config=RESIZED, seed=0):
+    rows = transforms.augmentation(seed, 0, count, config).tolist()
+    return np.array([dataclasses.astuple(transforms.place(row, config)(width, height))[:4] for row in rows])
+
+
+def _reference(width, height, random, config):
+    """torchvision's RandomResizedCrop, drawn one number after the other."""
+    low, high = config.augment_ratio
+    for _ in range(10):
+        area, ratio = width * height * random.uniform(*config.augment_area), np.exp(random.uniform(np.log(low), np.log(high)))
+        w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return random.integers(width - w + 1), random.integers(height - h + 1), w, h
+    w, h = width, height
+    if width / height < low:
+        h = round(w / low)
+    elif width / height > high:
+        w = round(h * high)
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 100), (160, 90), (60, 200)])
+@pytest.mark.parametrize("area", [(0.08, 1.0), (0.9, 1.0)])
+def test_the_random_resized_crop_has_the_reference_distribution(width, height, area):
+    config = dataclasses.replace(RESIZED, augment_area=area, augment_ratio=(0.75, 4 / 3))
+    found = _resized(width, height, 8000, config)
+    random = np.random.default_rng(1)
+    expected = np.array([_reference(width, height, random, config) for _ in range(8000)])
+    for column in range(4):  # whole numbers, so the p-values are on the safe side
+        assert stats.ks_2samp(found[:, column], expected[:, column]).pvalue > 1e-3
+    whole = [np.mean((part[:, 2] == width) & (part[:, 3] == height)) for part in (found, expected)]
+    assert abs(whole[0] - whole[1]) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"), [(10, 1000, (0, 490, 10, 20)), (1000, 10, (485, 0, 30, 10)), (1, 1, (0, 0, 1, 1))]
+)
+def test_a_picture_that_no_draw_fits_gives_its_largest_part(width, height, expected):
+    config = dataclasses.replace(RESIZED, augment_area=(0.9, 1.0))
+    assert (_resized(width, height, 20, config) == expected).all()
+
+
+@settings(deadline=None)
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 100))
+def test_the_random_resized_crop_lies_in_the_picture(width, height, seed):
+    left, top, w, h = _resized(width, height, 20, seed=seed).T
+    assert (np.minimum(left, top) >= 0).all()
+    assert (np.minimum(w, h) >= 1).all()
+    assert (left + w <= width).all()
+    assert (top + h <= height).all()
+
+
+def test_resized_draws_depend_on_seed_step_and_row():
+    values = transforms.augmentation(3, 7, 50, dataclasses.replace(RESIZED, augment_flip=True))
+    np.testing.assert_array_equal(values, transforms.augmentation(3, 7, 50, dataclasses.replace(RESIZED, augment_flip=True)))
+    assert (values != transforms.augmentation(3, 8, 50, RESIZED)).any()
+    assert set(values[:, -1]) == {0, 1}
+    assert not transforms.augmentation(3, 7, 50, RESIZED)[:, -1].any()
+
+
+def test_a_part_of_another_ratio_is_stretched():
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[10:30, 20:60] = 255
+    found = transforms.crop(image, 16, lambda width, height: transforms.Window(20, 10, 40, 20))
+    assert (found[2:-2, 2:-2] == 255).all()
+    whole = transforms.crop(image, 16, lambda width, height: transforms.Window(0, 0, 80, 40))
+    assert (whole[5:11, 5:11] > 250).all()
+    assert (whole[:3] == 0).all()

@@ -31,6 +31,7 @@ _VOCABULARY = {
     "colour": _words("red orange yellow green blue purple brown black white grey gray pink cyan magenta light-blue"),
     "number": _words("one two three four five six seven eight nine ten eleven twelve 1st 2nd 3rd first second third single double"),
 }
+_SIDE = re.compile(r"\b(left|right|(north|south)?-?(east|west)|(counter|anti)?-?clockwise)(wards?|most|ern)?\b", re.IGNORECASE)
 _SKIN_TONES = _words("light medium-light medium medium-dark dark")
 _HAIR_WORDS = _VOCABULARY["hair"] | {"red", "white"}
 _DIGITS = re.compile(r"\d+([:.]\d+)?")
@@ -54,6 +55,11 @@ def attribute_of(words: list[str], other: list[str], position: int) -> Attribute
         if pair <= _VOCABULARY[attribute]:
             return attribute
     return "other"
+
+
+def names_side(caption: str) -> bool:
+    """Whether a caption says something that a mirrored picture would make wrong: left, right, east, west, clockwise. English alone."""
+    return _SIDE.search(caption) is not None
 
 
 class HalfTrueIndex:

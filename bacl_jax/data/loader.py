@@ -12,11 +12,14 @@ from jaxtyping import UInt8
 from bacl_jax.config import Config, ConfigError, DataConfig
 from bacl_jax.data import order, transforms
 from bacl_jax.data.faults import Faults
+from bacl_jax.data.halftrue import names_side
 from bacl_jax.data.sampler import Sampler
-from bacl_jax.data.source import DataError, DataSet, Example, Source, hash_ids
+from bacl_jax.data.source import DataError, DataSet, Source, hash_ids
+from bacl_jax.data.stages import Stages
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.types import Batch, Tokens
 
+Pair = tuple[UInt8[np.ndarray, "S S 3"], str, str]  # cropped picture, caption, key of the anchor
 _LAST_STEP = 2**31 - 1
 _ATTEMPTS = 16  # rows tried for one place of a batch
 
@@ -34,11 +37,13 @@ class BatchBuilder:
         partner_share: Callable[[int], float],
         shard: tuple[Sequence[int], int],
         faults: Faults | None = None,
+        stages: Stages | None = None,
     ):
         self._dataset, self._tokenizer, self._config = dataset, tokenizer, config
         self._partners, self._partner_share = partners, partner_share
         self._faults = faults or Faults(config.data.max_error_share)
         self.sampler = Sampler(config.seed, config.train.batch_size, dataset.parts(), config.data)
+        self._stages = stages or Stages()
         held, blocks = shard
         batch_size = config.train.batch_size
         if batch_size % blocks:
@@ -54,12 +59,23 @@ class BatchBuilder:
             return rows
         return order.with_partners(rows, current.partners, self._partner_share(step), config.seed, step)
 
-    def _read(self, step: int, position: int, row: int) -> tuple[int, Example]:
-        """The example at a position of the global batch, and its row: another one's where that row cannot be read and may be skipped."""
+    def _pair(self, row: int, choice: float, draw: list[float]) -> Pair:
+        """The pair at a row; choice, in [0, 1), draws its caption and `draw` (`transforms.augmentation`) the crop."""
+        data = self._config.data
+        with self._stages.spent("reading"):
+            example = self._dataset.train[row]
+        among = (example.caption, *example.others)
+        caption = among[int(choice * len(among))]
+        where = transforms.place(draw, data, may_flip=not data.augment_flip or not names_side(caption))
+        with self._stages.spent("decoding"):
+            return transforms.crop(example.picture, data.image_size, where, data.resample), caption, example.anchor_key
+
+    def _read(self, step: int, position: int, row: int, choice: float, draw: list[float]) -> tuple[int, Pair]:
+        """The pair at a position of the global batch, and its row: another one's where that row cannot be read and may be skipped."""
         for attempt in range(_ATTEMPTS):
             try:
                 self._faults.repeat(step=step, position=position, row=row)
-                return row, self._dataset.train[row]
+                return row, self._pair(row, choice, draw)
             except DataError as error:
                 if self._config.data.on_error == "raise":
                     raise
@@ -76,20 +92,19 @@ class BatchBuilder:
         augment = transforms.augmentation(self._config.seed, step, self._config.train.batch_size, data)[self._held]
         choice = order.generator(self._config.seed, step, order.CAPTION).random(self._config.train.batch_size)[self._held]
         images = np.empty((len(rows), data.image_size, data.image_size, 3), np.uint8)
-        captions, anchor_keys = [], []
+        captions, anchor_keys = [""] * len(rows), [""] * len(rows)
         self._faults.asked(len(rows))
-        for i, (position, (scale, x, y, flip)) in enumerate(zip(self._held.tolist(), augment.tolist(), strict=True)):
-            rows[i], example = self._read(step, position, int(rows[i]))
-            images[i] = transforms.crop(example.image, data.image_size, scale=scale, shift=(x, y), flip=flip > 0)
-            among = (example.caption, *example.others)
-            captions.append(among[int(choice[i] * len(among))])
-            anchor_keys.append(example.anchor_key)
-        ids, mask = self._tokenizer.encode(captions)
+        drawn = zip(self._held.tolist(), rows.tolist(), choice.tolist(), augment.tolist(), strict=True)
+        for i, (position, row, which, where) in enumerate(drawn):
+            rows[i], (images[i], captions[i], anchor_keys[i]) = self._read(step, position, row, which, where)
+        with self._stages.spent("tokenising"):
+            ids, mask = self._tokenizer.encode(captions)
+            caption_id = hash_ids(captions)
         present = np.ones(len(rows), bool)
         return step, Batch(
             inputs={"image": Tokens(values=images), "text": Tokens(values=ids, mask=mask)},
             present={"image": present, "text": present},
-            caption_id=hash_ids(captions),
+            caption_id=caption_id,
             anchor_id=hash_ids(anchor_keys),
             index=rows.astype(np.int32),
         )
@@ -105,6 +120,7 @@ def batches(
     partner_share: Callable[[int], float] = lambda step: 0.0,
     shard: tuple[Sequence[int], int] = ((0,), 1),
     faults: Faults | None = None,
+    stages: Stages | None = None,
 ) -> Iterator[tuple[int, Batch]]:
     """Endless (step, batch) from `start_step` on, read ahead by `data.prefetch` batches in `data.threads` threads.
 
@@ -112,6 +128,7 @@ def batches(
     `dataset.train`. `partner_share` maps a step to the share of rows that partners replace.
     shard: (which, of how many) equal blocks of the batch are this host's. The blocks, one after the other, are the batch.
     faults: counts rows that cannot be read. Under data.on_error = "skip" each is replaced by one that (seed, step, its place) draw.
+    stages: sums up where the readers spend their time.
     Raises ConfigError if a partner list could come too late (objective.bns.list_delay) or the hosts do not divide the batch.
     """
     data, delay = config.data, config.objective.bns.list_delay
@@ -120,7 +137,9 @@ def batches(
             f"objective.bns.list_delay = {delay} must be more than data.prefetch + data.threads = {data.prefetch} + {data.threads}: "
             "a partner list has to be there before its first batch is read"
         )
-    build = BatchBuilder(dataset, tokenizer, config, partners=partners, partner_share=partner_share, shard=shard, faults=faults)
+    build = BatchBuilder(
+        dataset, tokenizer, config, partners=partners, partner_share=partner_share, shard=shard, faults=faults, stages=stages
+    )
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
     return iter(grain.MapDataset.range(start_step, _LAST_STEP).map(build).to_iter_dataset(options))
 
@@ -132,5 +151,5 @@ def eval_batches(source: Source, config: DataConfig, batch_size: int) -> Iterato
         count = min(batch_size, len(source) - start)
         images = np.zeros((batch_size, size, size, 3), np.uint8)
         for i in range(count):
-            images[i] = transforms.crop(source[start + i].image, size)
+            images[i] = transforms.crop(source[start + i].image, size, resample=config.resample)
         yield images, count

@@ -23,6 +23,7 @@ from rich.progress import track
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import storage, transforms
+from bacl_jax.data.captions import clean
 from bacl_jax.data.records import Fields, ManifestError, read, text
 from bacl_jax.data.source import SPLITS, ArraySource, DataError, DataSet, Example, OnSkip, Source, assemble, normalise
 
@@ -46,7 +47,7 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class FileSource:
-    """Pairs whose pictures are decoded when they are asked for, shrunk to `max_side` on the shorter side."""
+    """Pairs whose pictures are read when they are asked for; looked at whole, they are shrunk to `max_side` on the shorter side."""
 
     pairs: Sequence[Pair]
     max_pixels: int
@@ -59,10 +60,11 @@ class FileSource:
         """Raises DataError if the file changed since start-up and can no longer be read."""
         pair = self.pairs[index]
         try:
-            image = transforms.decode(pair.path, max_pixels=self.max_pixels, max_side=self.max_side)
-        except DataError as error:
-            raise DataError(f"{pair.path}: {error}; it was readable at start-up", kind=error.kind) from error
-        return Example(image, pair.caption, pair.anchor_key)
+            content = pair.path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{pair.path}: cannot be read ({error}); it was readable at start-up", kind="unreadable") from error
+        picture = transforms.Encoded(content, f"{pair.path} (readable at start-up)", "", self.max_pixels, self.max_side)
+        return Example(picture, pair.caption, pair.anchor_key)
 
 
 def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
@@ -138,7 +140,8 @@ class _Skips:
 
 def _parse(manifest: Path, row: int, record: Fields, config: DataConfig) -> Pair:
     fields = {column: text(manifest, row, column, value) for column, value in record.items()}
-    caption = normalise(fields[config.caption_column])
+    caption = fields[config.caption_column]
+    caption = normalise(clean(caption) if config.clean_captions else caption)
     if not any(letter.isprintable() and letter != " " for letter in caption):
         raise ManifestError(
             manifest, row, f"the caption (column {config.caption_column!r}) is empty", "write one or remove the row", kind="empty_caption"

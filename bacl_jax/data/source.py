@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8, UInt32
@@ -35,22 +35,40 @@ def _printable(letter: str) -> str:
 OnSkip = Callable[[DataError], None]  # called once for each row that is left out under data.on_error = "skip"
 
 
+@runtime_checkable
+class Picture(Protocol):
+    """A picture that is decoded when it is looked at. Both raise DataError where it cannot be."""
+
+    def whole(self) -> UInt8[np.ndarray, "h w 3"]: ...
+
+    def crop(self, size: int, where: Callable[[int, int], Any], resample: Any) -> UInt8[np.ndarray, "S S 3"]: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Example:
     """One pair.
 
-    image:      uint8 [h, w, 3], any size.
+    picture:    uint8 [h, w, 3], any size, or how it is stored.
     caption:    normalised (`normalise`).
     anchor_key: names the source image; rows with one key hold the same image.
     others:     further captions of the same image, normalised; training draws one of them all.
     shard:      the file that holds the row, where rows share files.
     """
 
-    image: UInt8[np.ndarray, "h w 3"]
+    picture: UInt8[np.ndarray, "h w 3"] | Picture
     caption: str
     anchor_key: str
     others: tuple[str, ...] = ()
     shard: str = ""
+
+    @property
+    def image(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The whole picture, decoded at each call where it is stored. Raises DataError where it cannot be."""
+        return self.picture.whole() if isinstance(self.picture, Picture) else self.picture
+
+    def decoded(self) -> "Example":
+        """The same with its pixels. Raises DataError where the picture cannot be decoded."""
+        return dataclasses.replace(self, picture=self.image)
 
 
 @runtime_checkable

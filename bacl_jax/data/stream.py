@@ -14,6 +14,7 @@ from jaxtyping import Int64
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import order, transforms
+from bacl_jax.data.captions import clean
 from bacl_jax.data.halftrue import HalfTrueIndex
 from bacl_jax.data.source import DataError, DataSet, EvalSplit, Example, OnSkip, normalise
 
@@ -72,7 +73,7 @@ class AllBut:
 
 @dataclasses.dataclass(frozen=True)
 class RecordSource:
-    """Rows of `records` as examples, decoded when they are asked for. `rows[i]` is the number of the i-th one in `records`."""
+    """Rows of `records` as examples, whose pictures are decoded when they are looked at. `rows[i]` is the i-th one's number in `records`."""
 
     records: Records
     config: DataConfig
@@ -87,17 +88,15 @@ class RecordSource:
 
     def __getitem__(self, index: int) -> Example:
         record = self.records[self.row(index)]
-        caption, *others = captions_of(record)
-        try:
-            image = transforms.decode(record.image, max_pixels=self.config.max_pixels, max_side=2 * self.config.image_size)
-        except DataError as error:
-            raise DataError(f"{record.key}: {error}", kind=error.kind, shard=record.shard) from error
-        return Example(image, caption, record.key, tuple(others), record.shard)
+        caption, *others = captions_of(record, self.config)
+        picture = transforms.Encoded(record.image, record.key, record.shard, self.config.max_pixels, 2 * self.config.image_size)
+        return Example(picture, caption, record.key, tuple(others), record.shard)
 
 
-def captions_of(record: Record) -> list[str]:
-    """The record's captions, normalised. DataError where nothing that can be read is left of any."""
-    found = [caption for caption in map(normalise, record.captions) if any(c.isprintable() and c != " " for c in caption)]
+def captions_of(record: Record, config: DataConfig) -> list[str]:
+    """The record's captions, cleaned (data.clean_captions) and normalised. DataError where nothing that can be read is left of any."""
+    texts = map(clean, record.captions) if config.clean_captions else record.captions
+    found = [caption for caption in map(normalise, texts) if any(c.isprintable() and c != " " for c in caption)]
     if not found:
         raise DataError(f"{record.key}: the caption is empty", kind="empty_caption", shard=record.shard)
     return found
@@ -113,7 +112,7 @@ class RecordSet(DataSet):
         found: list[str] = []
         for index in np.linspace(0, len(self.train) - 1, min(_SAMPLE, len(self.train))).astype(np.int64).tolist():
             with contextlib.suppress(DataError):
-                found.extend(captions_of(self.train.records[self.train.row(index)]))
+                found.extend(captions_of(self.train.records[self.train.row(index)], self.train.config))
         return found
 
 
@@ -167,7 +166,7 @@ def _read(source: RecordSource, config: DataConfig, skipped: Counter[str], on_sk
     rows, captions = [], []
     for index in range(len(source)):
         try:
-            captions.append(source[index].caption)
+            captions.append(source[index].decoded().caption)
         except DataError as error:
             if config.on_error == "raise":
                 raise

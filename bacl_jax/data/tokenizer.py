@@ -42,6 +42,8 @@ class Tokenizer:
         self.context_length: int = tokenizer.truncation["max_length"]
         self.pad_id: int = tokenizer.padding["pad_id"]
         self.bos_id, self.eos_id = _ends(tokenizer)
+        unknown = getattr(tokenizer.model, "unk_token", None)
+        self.unk_id: int | None = None if unknown is None else tokenizer.token_to_id(unknown)  # None: no text is unknown
         self._json = tokenizer.to_str()
         tokenizer.no_padding()  # `encode` pads, which costs half as much
 

@@ -16,7 +16,6 @@ from jaxtyping import Float, Int, UInt8, UInt64
 from bacl_jax.config import Config, ConfigError
 from bacl_jax.data import transforms
 from bacl_jax.data.source import DataError, Example, Source
-from bacl_jax.data.tokenizer import UNK
 from bacl_jax.eval.retrieval import finite, progress
 
 THUMBNAIL = 12  # pixels a side: few enough that saving a picture anew changes none of them much
@@ -91,7 +90,7 @@ def read(trainer: Any, params: Any, tokenizer: Any, source: Source, config: Conf
             image, new = images.number(found, row)
             pairs += [(row, image, captions.number(text)) for text in dict.fromkeys((found.caption, *found.others))]
             if new:
-                waiting.append(transforms.crop(found.image, pixels))
+                waiting.append(transforms.crop(found.picture, pixels, resample=config.data.resample))
                 if len(waiting) == size:
                     encode()
     if len(images.keys) < 2 or len(captions.texts) < 2:
@@ -121,7 +120,7 @@ def read(trainer: Any, params: Any, tokenizer: Any, source: Source, config: Conf
 def check_known(tokenizer: Any, captions: list[str]) -> None:
     """ConfigError where the tokenizer does not know most of the captions: such a checkpoint belongs to other data. Asks 10,000 of them."""
     ids, mask = tokenizer.encode(captions[:: -(-len(captions) // 10_000)])
-    share = float((ids == UNK).sum() / max(1, mask.sum() - 2 * len(ids)))
+    share = float(np.sum(ids == tokenizer.unk_id) / max(1, mask.sum() - 2 * len(ids)))
     if share > MOST_UNKNOWN:
         raise ConfigError(
             f"the checkpoint's tokenizer does not know {100 * share:.0f} % of the captions' tokens: it was trained on other captions; "
@@ -147,7 +146,7 @@ def _blocks(source: Source, size: int, threads: int) -> Iterator[list[tuple[int,
 
     def one(row: int) -> tuple[int, Example | DataError]:
         try:
-            return row, source[row]
+            return row, source[row].decoded()
         except DataError as error:
             return row, error
 

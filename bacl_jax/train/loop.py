@@ -3,6 +3,8 @@
     evaluate (the parameters after the step just done) -> save -> leave, where the end or a signal has come -> partner lists
     -> fetch the batch -> step -> metrics of the step before
 
+A step is only queued: metrics are read one step late, so the next batch goes to the devices while they work on this one.
+
 What happens at a step depends on the step alone (save minutes and signals aside, which change no number), so a run that was
 stopped anywhere and resumed is bit for bit the run that was not.
 """
@@ -17,7 +19,9 @@ import numpy as np
 
 from bacl_jax.config import Config, ConfigError
 from bacl_jax.data.order import PartnerList, PartnerLists
+from bacl_jax.data.stages import Stages
 from bacl_jax.mesh import to_global, to_host
+from bacl_jax.train.bottleneck import Bottleneck
 from bacl_jax.train.checkpoint import Checkpoints, Position
 from bacl_jax.train.hooks import Preemption, SaveClock, make_progress, return_freed_memory
 from bacl_jax.train.metrics import MetricLog
@@ -59,6 +63,7 @@ class Loop:
     tokenizer: its JSON, saved with each checkpoint.
     evaluate:  None: the run is never evaluated.
     statistics: of the data read before a step, for its line in the log.
+    stages:    where the readers of the batches spend their time.
     headline:  the result that is shown and, with train.keep_best, the one by which the best checkpoint is chosen; more is better.
     """
 
@@ -71,6 +76,7 @@ class Loop:
     evaluate: Evaluate | None = None
     headline: str | None = None
     statistics: Callable[[int], Mapping[str, float]] = lambda step: {}
+    stages: Stages = dataclasses.field(default_factory=Stages)
 
     def run(self, preemption: Preemption) -> Outcome:
         """Trains from the newest checkpoint, or from the start, to train.steps.
@@ -107,7 +113,7 @@ class Loop:
 
     def _run(self, state: TrainState, position: Position, partners: PartnerLists, log: MetricLog, preemption: Preemption) -> Outcome:
         train, bns = self.config.train, self.config.objective.bns
-        clock = SaveClock(train.save_minutes)
+        clock, watch = SaveClock(train.save_minutes), Bottleneck(self.config.data, self.stages)
         step = start = position.step
         source = self.batches(start, partners)
         while True:
@@ -132,7 +138,8 @@ class Loop:
 
             waiting = time.perf_counter()
             fetched, batch = next(source)
-            log.waited_for_data(time.perf_counter() - waiting)
+            began = time.perf_counter()
+            log.waited_for_data(began - waiting)
             if fetched != step:
                 raise RuntimeError(f"the input pipeline gave the batch of step {fetched} where step {step} was due")
             batch = to_global(self.trainer.mesh, batch)
@@ -142,6 +149,9 @@ class Loop:
             state, metrics = self.trainer.step(state, batch)
             step += 1
             log.push(step, metrics)
+            stepped = time.perf_counter() - began
+            log.stepped(stepped)
+            watch.took(step, waited=began - waiting, stepped=stepped)
 
     def _is_evaluated(self, step: int) -> bool:
         every, steps = self.config.train.eval_every, self.config.train.steps

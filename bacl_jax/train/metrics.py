@@ -69,7 +69,7 @@ class MetricLog:
         self._statistics = statistics
         self._show, self._wall_before, self._started = show, wall_seconds, time.perf_counter()
         self._pending: tuple[int, list[str], jax.Array] | None = None
-        self._data_wait = 0.0
+        self._data_wait = self._stepped = 0.0
         self._file: TextIO | None = None
         self._board: Any = None
         if jax.process_index() == 0:
@@ -87,6 +87,10 @@ class MetricLog:
     def waited_for_data(self, seconds: float) -> None:
         """Adds to the data wait that the next line reports."""
         self._data_wait += seconds
+
+    def stepped(self, seconds: float) -> None:
+        """Adds to the time of steps, without the wait for their data, that the next line reports."""
+        self._stepped += seconds
 
     def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Takes the metrics of the step just queued and handles those of the step before. Raises NonFiniteError."""
@@ -122,8 +126,9 @@ class MetricLog:
             "samples_seen": step * self._batch_size,
             "wall_seconds": self.wall_seconds,
             "data_wait_seconds": self._data_wait,
+            "step_seconds": self._stepped,
         }
-        self._data_wait = 0.0
+        self._data_wait = self._stepped = 0.0
         values = {**values, **self._statistics(step)}
         numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}  # NaN is no JSON
         self._file.write(json.dumps(line | numbers, allow_nan=False) + "\n")

@@ -1,0 +1,19 @@
+"""Captions from the web, cleaned: an opt-in (data.clean_captions) before they are normalised (`source.normalise`)."""
+
+import html
+import re
+
+import ftfy
+
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->", re.DOTALL)
+_URL = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
+
+
+def clean(caption: str) -> str:
+    """The caption without what is not language.
+
+    In this order: text decoded wrongly is mended and control characters go (ftfy), HTML entities become their characters, also those that
+    were escaped twice (both as open_clip's `basic_clean`), HTML tags and comments go, URLs go, single spaces stay.
+    """
+    text = html.unescape(html.unescape(ftfy.fix_text(caption)))
+    return " ".join(_URL.sub(" ", _TAG.sub(" ", text)).split())
