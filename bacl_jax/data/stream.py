@@ -73,7 +73,7 @@ class AllBut:
 
 @dataclasses.dataclass(frozen=True)
 class RecordSource:
-    """Rows of `records` as examples, whose pictures are decoded when they are looked at. `rows[i]` is the i-th one's number in `records`."""
+    """Rows of `records` as examples, whose pictures are decoded when they are looked at. rows: their numbers in `records`."""
 
     records: Records
     config: DataConfig
