@@ -84,6 +84,21 @@ def test_a_remote_file_reads_like_a_local_one(server, tmp_path, scheme):
             assert remote.tell() == local.tell()
 
 
+def test_pages_are_requested_once_and_the_oldest_leave(server, monkeypatch):
+    monkeypatch.setattr(storage, "PAGE_BYTES", 1000)
+    reader, at = storage.Reader(keep_bytes=3000), f"{server.url}/a"
+    for start, end in [(0, 10), (990, 1010), (1999, 2000), (0, 3000), (4990, 5000), (4000, 4001)]:
+        assert reader.read(at, start, end) == CONTENT[start:end]
+    assert len(server.requests) == 4  # of five pages, 3 is in none
+    assert reader.read(at, 2500, 2600) == CONTENT[2500:2600]
+    assert len(server.requests) == 4
+    assert reader.read(at, 0, 1) == CONTENT[:1]  # had left
+    assert len(server.requests) == 5
+    assert storage.Reader(keep_bytes=1).read(at, 900, 4100) == CONTENT[900:4100]  # more than it keeps
+    server.faults = [500, "cut"]
+    assert reader.read(at, 3500, 3600) == CONTENT[3500:3600]
+
+
 def test_a_file_that_is_not_there(server):
     for location in (f"{server.url}/b", "memory://storage/none", "/nothing/there"):
         with pytest.raises(DataError, match=r"correct the path|restore it") as caught:

@@ -21,6 +21,7 @@ import pytest
 
 from bacl_jax.data import storage, tar_index, tar_members, tar_scan
 from bacl_jax.data.array_record import ArrayRecordFiles
+from bacl_jax.data.sampler import Blocks
 from bacl_jax.data.source import DataError
 from bacl_jax.data.stream import Records
 from bacl_jax.data.tar_index import Shard, build
@@ -490,6 +491,27 @@ def server(monkeypatch):
     with loopback.serving(monkeypatch) as running:
         running.files = {f"/{i:05d}.tar": shard(5 * i) for i in range(3)}
         yield running
+
+
+def test_a_block_shuffle_asks_for_pages_in_place_of_rows(server, tmp_path, monkeypatch):
+    """An epoch of 15 rows in 3 shards of some 20 kB: each page is requested once or twice, and each row comes once."""
+    monkeypatch.setattr(storage, "PAGE_BYTES", 10_000)
+    path, out = server.url + "/{00000..00002}.tar", str(tmp_path / "index")
+    build(path, out)
+    pages = sum(-(-len(content) // 10_000) for content in server.files.values())
+    blocks, requests = Blocks(rows=5, window=5, lanes=1), []
+    for keep_bytes in (0, 40_000):
+        records = TarShards(path, out, keep_bytes=keep_bytes)
+        server.requests.clear()
+        keys = [records[int(row)].key for step in range(5) for row in blocks.batch_rows(0, step, 3, 15, ())]
+        assert sorted(keys) == sorted(key for key, *_ in EXPECTED)
+        requests.append(len(server.requests))
+    assert requests[0] == 15
+    assert requests[1] <= pages < 10
+    copy = pickle.loads(pickle.dumps(records))
+    server.requests.clear()
+    assert [copy[row].key for row in range(5)] == [key for key, *_ in EXPECTED[:5]]
+    assert len(server.requests) <= 3
 
 
 def test_remote_shards_over_http(server, tmp_path):
