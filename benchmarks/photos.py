@@ -55,9 +55,8 @@ def picture(number: int) -> bytes:
     size = (int(random.integers(*SIDE, endpoint=True)), int(random.integers(*SIDE, endpoint=True)))
     share = random.uniform(0, 0.3)
     pixels = (1 - share) * part(random, sources, size) + share * part(random, sources, size)
-    pixels = (
-        pixels * random.uniform(0.8, 1.2, 3) + random.uniform(-15, 15, 3) + random.normal(0, 2, pixels.shape)
-    )  # light and a sensor's noise
+    light, shade, noise = random.uniform(0.8, 1.2, 3), random.uniform(-15, 15, 3), random.normal(0, 2, pixels.shape)
+    pixels = pixels * light + shade + noise
     file = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
