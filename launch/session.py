@@ -22,12 +22,14 @@ from bacl_jax.eval.audit import audit
 from bacl_jax.eval.head import train_head
 from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.mesh import make_mesh, process_blocks, to_host
-from bacl_jax.train.checkpoint import Checkpoints
+from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir
+from bacl_jax.train.hooks import Preemption
 from bacl_jax.train.loop import Loop
 from bacl_jax.train.processes import TOGETHER_SECONDS, on_process_0, wait_for_all
 from bacl_jax.train.state import TrainState
 from bacl_jax.train.step import Trainer, build
 from bacl_jax.types import Batch
+from launch import distributed
 
 HEAD_STEPS = 500  # of the cross-modal head that localisation gets for a model without one
 
@@ -230,3 +232,23 @@ def _tokenizer(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> To
         tokenizer, origin = Tokenizer.train(captions, config.data), f"trained on {len(captions):,} captions"
     print(f"tokenizer {config.data.tokenizer}: {tokenizer.vocab_size:,} tokens, {origin}")
     return tokenizer
+
+
+def train(config: Config, workdir: str, preemption: Preemption) -> bool:
+    """Trains and reports; False if a signal came before the end."""
+    check_workdir(workdir, config)
+    dataset = read_data(config)  # before orbax's threads run: bad data end the run with one line
+    with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
+        run = open_run(config, dataset, checkpoints)
+        claim_workdir(workdir, config)
+        (Path(workdir) / "done").unlink(missing_ok=True)  # a finished run may go on with more steps
+        outcome = run.loop(checkpoints).run(preemption)
+        params = run.eval_params(outcome.state)
+    if not distributed.leave() or outcome.status == "preempted":
+        return outcome.status == "done"
+    try:
+        preemption.interrupt()  # the state is saved, and the report is made again by the same command
+        run.finish(workdir, params, outcome.position.step)
+    except KeyboardInterrupt:
+        return False
+    return True

@@ -13,13 +13,11 @@ one machine. --wait_seconds: how long they wait for each other at the start (120
 SIGTERM and Ctrl-C save and leave with code 0. Exit codes: 0 done or preempted, 2 bad usage or config, else a crash.
 """
 
-from pathlib import Path
-
 from absl import flags
 from ml_collections import config_flags
 
-from bacl_jax.config import Config, ConfigError, from_config_dict
-from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir, lock_workdir
+from bacl_jax.config import ConfigError, from_config_dict
+from bacl_jax.train.checkpoint import lock_workdir
 from bacl_jax.train.hooks import Preemption
 from launch import command, distributed, session
 
@@ -32,28 +30,8 @@ def main() -> None:
         raise ConfigError("--config and --workdir must be given: --config=configs/emoji_bacl.py --workdir=runs/bacl; --help tells more")
     config = from_config_dict(CONFIG.value)
     with distributed.joined(config, WORKDIR.value), lock_workdir(WORKDIR.value), Preemption() as preemption:
-        if not train(config, WORKDIR.value, preemption):
+        if not session.train(config, WORKDIR.value, preemption):
             print("preempted, resume with the same command")
-
-
-def train(config: Config, workdir: str, preemption: Preemption) -> bool:
-    """Trains and reports; False if a signal came before the end."""
-    check_workdir(workdir, config)
-    dataset = session.read_data(config)  # before orbax's threads run: bad data end the run with one line
-    with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
-        run = session.open_run(config, dataset, checkpoints)
-        claim_workdir(workdir, config)
-        (Path(workdir) / "done").unlink(missing_ok=True)  # a finished run may go on with more steps
-        outcome = run.loop(checkpoints).run(preemption)
-        params = run.eval_params(outcome.state)
-    if not distributed.leave() or outcome.status == "preempted":
-        return outcome.status == "done"
-    try:
-        preemption.interrupt()  # the state is saved, and the report is made again by the same command
-        run.finish(workdir, params, outcome.position.step)
-    except KeyboardInterrupt:
-        return False
-    return True
 
 
 if __name__ == "__main__":

@@ -61,6 +61,8 @@ class DataSet:
 class Tokenizer:
     """The caption "caption 7" becomes BOS, 4 + 7, EOS, padding."""
 
+    unk_id = 3
+
     def encode(self, captions):
         ids = np.zeros((len(captions), 6), np.int32)
         ids[:, 0], ids[:, 2] = 1, 2

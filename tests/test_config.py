@@ -187,6 +187,7 @@ def test_what_may_change_is_what_the_architecture_lists():
         "data.path",
         "data.index",
         "data.folder",
+        "data.cache_mib",
         "data.threads",
         "data.prefetch",
         "model.remat",

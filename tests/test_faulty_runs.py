@@ -26,7 +26,7 @@ from bacl_jax.data import faults, storage, tar_index
 from bacl_jax.data.loader import BatchBuilder
 from bacl_jax.data.source import DataError
 from bacl_jax.train.hooks import Preemption
-from launch import session, train
+from launch import session
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {
@@ -88,7 +88,7 @@ def server(shards, monkeypatch):
 
 @pytest.fixture
 def run(shards, monkeypatch):
-    """run(workdir, path, **settings): one call of launch.train.train, stopped by a signal at a step if one is named; it gives what each
+    """run(workdir, path, **settings): one call of launch.session.train, stopped by a signal at a step if one is named; it gives what each
     step's batch holds and the lines of metrics.jsonl."""
     monkeypatch.setattr(session, "make_mesh", lambda config: tiny.one_device())
     built, call = {}, BatchBuilder.__call__
@@ -105,7 +105,7 @@ def run(shards, monkeypatch):
         config = _config(path, shards, **settings)
         with Preemption() as preemption, pytest.MonkeyPatch.context() as patch:
             patch.setattr(preemption, "reached", lambda step: step == stop)
-            assert train.train(config, str(workdir), preemption) == (stop is None)
+            assert session.train(config, str(workdir), preemption) == (stop is None)
         lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         return {step: rows for step, rows in built.items() if step < (stop or config.train.steps)}, lines
 
