@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from bacl_jax import data
+from bacl_jax.config import Config, ConfigError, from_config_dict
 from bacl_jax.data import convert
 from bacl_jax.data.array_record import ArrayRecordFiles
 from bacl_jax.data.source import DataError
@@ -141,3 +143,37 @@ def test_killed_at_any_time(tmp_path):
     convert.write(Rows(60), out, shard_rows=10)
     convert.write(Rows(60), tmp_path / "b" / "a", shard_rows=10)
     assert _content(out) == _content(tmp_path / "b" / "a")
+
+
+def converted(tmp_path, **settings):
+    config = from_config_dict({"data": settings}).data
+    convert.write(data.open_records(config), tmp_path / f"records-{config.split}")
+    return list(ArrayRecordFiles(str(tmp_path / f"records-{config.split}")))
+
+
+def test_a_manifest_by_split(tmp_path):
+    contents = [random.Random(row).randbytes(300) for row in range(4)]
+    for row, content in enumerate(contents):
+        (tmp_path / f"{row}.png").write_bytes(content)
+    lines = [f"{row}.png,Caption  {row},{'test' if row == 2 else 'train'}" for row in range(4)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["image,caption,split", *lines]) + "\n")
+    manifest = {"kind": "manifest", "path": str(tmp_path / "pairs.csv"), "split_column": "split"}
+    found = {split: converted(tmp_path, split=split, **manifest) for split in ("train", "test")}
+    assert [(row.image, row.captions, row.key) for row in found["train"]] == [
+        (contents[row], (f"caption {row}",), f"{row}.png") for row in (0, 1, 3)
+    ]
+    assert [row.key for row in found["test"]] == ["2.png"]
+    with pytest.raises(ConfigError, match=r"data.split = 'all'; allowed for a manifest: train, validation, test"):
+        converted(tmp_path, split="all", **manifest)
+    records = data.open_records(from_config_dict({"data": manifest}).data)
+    (tmp_path / "3.png").unlink()
+    with pytest.raises(DataError, match=r"3\.png: cannot be read") as caught:
+        records[2]
+    assert caught.value.kind == "missing"
+
+
+def test_the_emoji_are_converted_as_they_are_trained(tmp_path):
+    found = converted(tmp_path, kind="emoji", split="validation")
+    split = data.load(Config().data).splits["validation"].source
+    assert [(row.key, *row.captions) for row in found] == [(split[i].anchor_key, split[i].caption) for i in range(len(split))]
+    assert all(row.image.startswith(b"\x89PNG") for row in found)

@@ -583,6 +583,8 @@ def test_the_door_converts_shards_to_array_record(shards, tmp_path):
         (["--path={bad}"], "'b' has no caption"),
         (["--path={bad}", "--convert=array_record"], "--out must be given with --convert"),
         (["--path={bad}", "--kind=parquet"], "--kind=parquet without --convert"),
+        (["--kind=manifest", "--convert=array_record", "--out=records"], "--path must be given"),
+        (["--kind=emoji", "--split=all", "--convert=array_record", "--out=records"], "data.split = 'all'; allowed for the emoji: train"),
     ],
 )
 def test_bad_use_is_one_line_and_exit_code_2(tmp_path, arguments, said):

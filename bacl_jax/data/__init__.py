@@ -76,7 +76,7 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
 
 
 def open_records(config: DataConfig, on_skip: OnSkip | None = None) -> Records:
-    """The stored rows that `config` names, one of the kinds that are read as they are needed.
+    """The stored rows that `config` names, of any kind but a mixture; of a manifest with splits and of the emoji those of data.split.
 
     on_skip: called with the error of each file that is left out as a whole under data.on_error = "skip" (they are logged in any case).
     """
@@ -86,8 +86,12 @@ def open_records(config: DataConfig, on_skip: OnSkip | None = None) -> Records:
         if on_skip is not None:
             on_skip(error)
 
+    if config.kind == "emoji":
+        return emoji.records(config)
+    if config.kind == "manifest":
+        return manifest.records(config, on_skip)
     if config.kind not in _RECORDS:
-        raise ConfigError(f"data.kind = {config.kind!r}; allowed: {', '.join(_RECORDS)}")
+        raise ConfigError(f"data.kind = {config.kind!r}; allowed: emoji, manifest, {', '.join(_RECORDS)}")
     if not config.path:
         raise ConfigError(f"data.path = None; data.kind = {config.kind!r} needs the path of its files, or the name of the data set")
     return _RECORDS[config.kind](config.path, config, skipped if config.on_error == "skip" else None)

@@ -23,7 +23,8 @@ import numpy as np
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import transforms
-from bacl_jax.data.source import ArraySource, DataError, DataSet, OnSkip, assemble, normalise
+from bacl_jax.data.source import SPLITS, ArraySource, DataError, DataSet, OnSkip, assemble, normalise
+from bacl_jax.data.stream import FileRecords
 
 log = logging.getLogger("bacl_jax")
 
@@ -174,6 +175,18 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
         row_splits=split_rows(rows, config),
         skipped=skipped,
     )
+
+
+def records(config: DataConfig) -> FileRecords:
+    """The pairs of the split data.split with their picture files as they are. Raises as `load` does."""
+    check(config)
+    if config.split not in ("train", *SPLITS):
+        raise ConfigError(f"data.split = {config.split!r}; allowed for the emoji: train, {', '.join(SPLITS)}")
+    folder = Path(config.path) if config.path else data_folder()[0]
+    rows, _ = read_rows(folder, config.vendors, config.language)
+    rows = [row for row, split in zip(rows, split_rows(rows, config), strict=True) if split == config.split]
+    paths = [folder / row.vendor / f"{row.code}.png" for row in rows]
+    return FileRecords(paths, [row.caption for row in rows], [f"{row.vendor}/{row.code}" for row in rows])
 
 
 def _decode_all(

@@ -26,6 +26,7 @@ from bacl_jax.data import storage, transforms
 from bacl_jax.data.captions import clean
 from bacl_jax.data.records import Fields, ManifestError, read, text
 from bacl_jax.data.source import SPLITS, ArraySource, DataError, DataSet, Example, OnSkip, Source, assemble, normalise
+from bacl_jax.data.stream import FileRecords
 
 log = logging.getLogger("bacl_jax")
 
@@ -79,15 +80,8 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
     missing, unreadable, bomb. What concerns the whole file (it is missing, of an unknown type, lacks a column, has broken quoting, holds
     no row for training) is raised in any case.
     """
-    if not config.path:
-        raise ConfigError('data.path = None; data.kind = "manifest" needs the path of a .csv, .jsonl or .parquet file')
-    if storage.is_remote(config.path):
-        found = "a manifest and its pictures are read from a local folder; copy that, or store the pictures in tar shards or Parquet"
-        raise DataError(f"{config.path}: {found}", kind="type", shard=config.path)
-    manifest = Path(config.path)
-    skips = _Skips(config.on_error, on_skip)
-    columns = [config.image_column, config.caption_column, *filter(None, (config.id_column, config.split_column))]
-    pairs = [pair for row, fields in read(manifest, columns) if (pair := skips.guard(_parse, manifest, row, fields, config)) is not None]
+    manifest, skips = _path(config), _Skips(config.on_error, on_skip)
+    pairs = _pairs(manifest, config, skips)
     pairs, images = _check_pictures(manifest, pairs, config, skips)
     if not any(pair.split == "train" for pair in pairs):
         found = f"no row is left for training; hold-outs have {len(pairs)}, left out were {dict(skips.counts) or 'none'}"
@@ -111,6 +105,28 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
         row_splits=[pair.split for pair in pairs],
         skipped=dict(skips.counts),
     )
+
+
+def records(config: DataConfig, on_skip: OnSkip | None = None) -> FileRecords:
+    """The rows of the manifest whose split is data.split (all where it has no splits), their pictures unread. Raises as `load` does."""
+    if config.split not in _SPLIT_NAMES:
+        raise ConfigError(f"data.split = {config.split!r}; allowed for a manifest: {', '.join(_SPLIT_NAMES)}")
+    pairs = [pair for pair in _pairs(_path(config), config, _Skips(config.on_error, on_skip)) if pair.split == config.split]
+    return FileRecords([pair.path for pair in pairs], [pair.caption for pair in pairs], [pair.anchor_key for pair in pairs])
+
+
+def _path(config: DataConfig) -> Path:
+    if not config.path:
+        raise ConfigError('data.path = None; data.kind = "manifest" needs the path of a .csv, .jsonl or .parquet file')
+    if storage.is_remote(config.path):
+        found = "a manifest and its pictures are read from a local folder; copy that, or store the pictures in tar shards or Parquet"
+        raise DataError(f"{config.path}: {found}", kind="type", shard=config.path)
+    return Path(config.path)
+
+
+def _pairs(manifest: Path, config: DataConfig, skips: "_Skips") -> list[Pair]:
+    columns = [config.image_column, config.caption_column, *filter(None, (config.id_column, config.split_column))]
+    return [pair for row, fields in read(manifest, columns) if (pair := skips.guard(_parse, manifest, row, fields, config)) is not None]
 
 
 class _Skips:

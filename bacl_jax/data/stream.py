@@ -7,6 +7,8 @@ import contextlib
 import dataclasses
 import functools
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -47,6 +49,26 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FileRecords:
+    """Records whose pictures are files of their own; what a manifest or the emoji are converted from."""
+
+    paths: Sequence[Path]
+    captions: Sequence[str]
+    keys: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Record:
+        """Raises DataError of kind "missing" for a file that cannot be read."""
+        path = self.paths[index]
+        try:
+            return Record(path.read_bytes(), (self.captions[index],), self.keys[index], str(path))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error}); restore it", kind="missing", shard=str(path)) from error
 
 
 @dataclasses.dataclass(frozen=True)
