@@ -37,7 +37,7 @@ def warnings(caplog, config, spent, *, waited=0.5, stepped=0.5, steps=62):
         (
             {"reading": 0.6, "decoding": 0.4},
             DataConfig(kind="webdataset", path="https://host/{0..9}.tar"),
-            "Copy the files to a local disk, start anew with data.shuffle = block, or raise data.threads = 2: more requests then run at once",
+            "Copy the files to a local disk, start anew with data.shuffle=block, or raise data.threads = 2: more requests then run at once",
         ),
         (
             {"reading": 0.6, "decoding": 0.4},

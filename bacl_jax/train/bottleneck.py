@@ -59,7 +59,7 @@ class Bottleneck:
         more = f"raise data.threads = {data.threads}"
         if stage == "reading":
             if data.path is not None and is_remote(data.path):
-                block = ", start anew with data.shuffle = block" if data.shuffle == "global" else ""
+                block = ", start anew with data.shuffle=block" if data.shuffle == "global" else ""
                 return f"Copy the files to a local disk{block}, or {more}: more requests then run at once"
             convert = ", convert them with launch.index --convert=array_record" if data.kind in ("webdataset", "parquet") else ""
             return f"Move the files to a faster disk{convert}, or {more}"
