@@ -87,8 +87,8 @@ class DataConfig:
     split_column: str | None = None  # manifest: values train, validation, test; None: every row is train
     validation_rows: NonNegative = 0  # sources without a split of their own: rows kept out of training, drawn by holdout_seed
     test_rows: NonNegative = 0  # the same for the test
-    on_error: Literal["raise", "skip"] = "raise"  # bad rows stop the run, or are counted, logged and, while training, replaced
-    max_error_share: Share = 0.01  # on_error = skip: a larger share of bad rows among those read stops the run
+    on_error: Literal["raise", "skip"] = changeable("raise")  # bad rows stop the run, or are counted, logged and, while training, replaced
+    max_error_share: Share = changeable(0.01)  # on_error = skip: a larger share of bad rows among those read stops the run
     max_pixels: Positive = 89_478_485  # a larger image is refused as a decompression bomb
     image_size: Positive = 32  # pixels a side
     tokenizer: Literal["word", "bpe", "wordpiece", "file"] = "word"  # trained on captions, or read from tokenizer_path
@@ -110,6 +110,10 @@ class DataConfig:
     cache_mib: Positive = changeable(512)  # stored data kept in memory: row groups of parquet; pages of remote shards, shuffle = block
     threads: Positive = changeable(2)  # readers of the grain pipeline
     prefetch: Positive = changeable(4)  # batches read ahead; with threads less than bns.list_delay when partners are drawn
+
+    def source_names(self) -> list[str]:
+        """The name of each source of a mixture, its own or made of its kind and place."""
+        return [source.name or f"{source.kind}{number}" for number, source in enumerate(self.sources)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,9 +366,14 @@ def _data_rules(config: Config) -> Iterator[_Rule]:
         "data.path",
         f"must name the files, or the data set, where data.kind is {data.kind}",
     )
-    if (data.kind == "mixture") != (len(data.sources) > 0):
-        found = f"{len(data.sources)} sources"
-        raise ConfigError(f"config.data.sources, {found}: must be one or more where data.kind is mixture, and none where it is {data.kind}")
+    if data.kind == "mixture" and not data.sources:
+        raise ConfigError(
+            "config.data.sources = (): must name at least one source where data.kind is mixture; set it in --config.data.sources=..."
+        )
+    if data.kind != "mixture" and data.sources:
+        raise ConfigError(
+            f"config.data.sources, {len(data.sources)} sources: must be empty where data.kind is {data.kind}; or set data.kind=mixture"
+        )
     for number, source in enumerate(data.sources):
         field = f"data.sources[{number}]"
         yield (
@@ -372,8 +381,9 @@ def _data_rules(config: Config) -> Iterator[_Rule]:
             f"{field}.path",
             f"must name the files, or the data set, of kind {source.kind}",
         )
-        named = [other.name for other in data.sources if other.name is not None]
-        yield named.count(source.name or "") < 2, f"{field}.name", "must differ from the other sources' names"
+        name = data.source_names()[number]
+        yield data.source_names().count(name) == 1, f"{field}.name", f"{name} is the name of another source, too; each needs its own"
+        yield "/" not in name, f"{field}.name", "must be a name without /"
     yield (
         data.tokenizer != "file" or data.tokenizer_path is not None,
         "data.tokenizer_path",

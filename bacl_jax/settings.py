@@ -85,7 +85,8 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def read(cls: Any, mapping: Any, name: str) -> Any:
     """An instance of the dataclass `cls` from `mapping`; a missing key keeps its default. `name` leads the fields' names in errors."""
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{name} = {mapping!r}: must be a group of fields; set its fields one by one, e.g. {_example(cls, name)}")
+        how = f"as in {name[: name.index('[')]}=({{...}},)" if "[" in name else f"set its fields one by one, e.g. {_example(cls, name)}"
+        raise ConfigError(f"{name} = {mapping!r}: must be a group of fields; {how}")
     hints = typing.get_type_hints(cls, include_extras=True)
     for key in mapping:
         if key not in hints:

@@ -43,8 +43,8 @@ def data() -> ConfigDict:
     data.split_column = optional(None)  # manifest: column of train, validation, test; None: every row is train
     data.validation_rows = 0  # sources without splits of their own: rows kept out of training for tuning, drawn by holdout_seed
     data.test_rows = 0  # the same for the reported table
-    data.on_error = "raise"  # bad rows stop the run (raise), or are left out, counted, logged and, while training, replaced (skip)
-    data.max_error_share = 0.01  # on_error = skip: a larger share of bad rows among those read stops the run
+    data.on_error = "raise"  # (c) bad rows stop the run (raise), or are left out, counted, logged and, while training, replaced (skip)
+    data.max_error_share = 0.01  # (c) on_error = skip: a larger share of bad rows among those read stops the run
     data.max_pixels = 89_478_485  # pixels; a larger image is refused as a decompression bomb
     data.image_size = 32  # pixels a side that the model sees
     data.tokenizer = "word"  # trained on captions: word, one token a word; bpe, byte pairs; wordpiece; or read from tokenizer_path: file

@@ -15,9 +15,9 @@ from absl import flags
 
 from bacl_jax.config import Config, ConfigError, flatten
 from bacl_jax.mesh import compile_anew, spare_threads
-from bacl_jax.train.processes import wait_for_all
+from bacl_jax.train.processes import differences, wait_for_all
 from launch import command
-from launch.rendezvous import Place, differences, meet
+from launch.rendezvous import Place, meet
 from launch.supervise import end_with_launcher
 
 HEARTBEAT_SECONDS = 20  # without a sign of life, after which a process counts as dead and JAX ends the others

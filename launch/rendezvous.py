@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bacl_jax.config import ConfigError
+from bacl_jax.train.processes import differences
 
 RETRY_SECONDS = 0.2  # between two tries to reach process 0, which may not listen yet
 LINE_SECONDS = 10.0  # for a connection to say its line; what says none is no process of ours
@@ -71,19 +72,6 @@ def _check_host(place: Place) -> None:
                 f"--coordinator={place.address}: process {place.process} cannot resolve the name {place.coordinator[0]!r}: {error}; "
                 "it must be a host name or an address that is known here"
             ) from None
-
-
-def differences(said: Mapping[int, Mapping[str, Any]]) -> str:
-    """What the processes do not agree on: each name with its values and the processes that have them. Empty: they agree."""
-    parts = []
-    for name in sorted(set().union(*said.values())):
-        holders: dict[str, list[int]] = {}
-        for process in sorted(said):
-            holders.setdefault(json.dumps(said[process].get(name)), []).append(process)
-        if len(holders) > 1:
-            values = [f"{value} in process {', '.join(map(str, who))}" for value, who in holders.items()]
-            parts.append(f"{name} is {' and '.join(values)}")
-    return "; ".join(parts)
 
 
 def _gather(place: Place, facts: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ import jax
 
 from bacl_jax import data, partition, schedules
 from bacl_jax.config import Config, ConfigError, sha256
-from bacl_jax.data.faults import Faults
+from bacl_jax.data.faults import Faults, summary
 from bacl_jax.data.order import PartnerLists
 from bacl_jax.data.sampler import Sampler
 from bacl_jax.data.source import DataSet
@@ -25,12 +27,13 @@ from bacl_jax.mesh import make_mesh, process_blocks, to_host
 from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir
 from bacl_jax.train.hooks import Preemption
 from bacl_jax.train.loop import Loop
-from bacl_jax.train.processes import TOGETHER_SECONDS, on_process_0, wait_for_all
+from bacl_jax.train.processes import agree, on_process_0
 from bacl_jax.train.state import TrainState
 from bacl_jax.train.step import Trainer, build
 from bacl_jax.types import Batch
 from launch import distributed
 
+ROWS = "data.json"  # in the workdir: the number of training rows that the run was begun with
 HEAD_STEPS = 500  # of the cross-modal head that localisation gets for a model without one
 
 
@@ -123,7 +126,7 @@ class Run:
 
     def finish(self, workdir: str | os.PathLike[str], params: Any, step: int) -> None:
         """The report at the end of training, where there is something to report, and what was left out of the data; then DIR/done."""
-        print("".join(f"{line}\n" for line in self.faults.summary()) if self.faults is not None else "", end="")
+        print("".join(f"{line}\n" for line in summary(workdir)), end="")
         split = self.reported_split()
         if split is not None and self.config.eval.tasks:
             self.report(workdir, params, step, self.config.eval.tasks, split)
@@ -198,8 +201,40 @@ def read_data(config: Config) -> DataSet:
     dataset = data.load(config.data)
     if not len(dataset.train):
         raise ConfigError(f"config.data.path = {config.data.path!r}: no row is for training ({dataset.description})")
-    wait_for_all("the data are read", TOGETHER_SECONDS)
+    agree("the data are read", {"the number of rows": rows_of(dataset), "the held-out captions": _digest(dataset.captions)})
     return dataset
+
+
+def rows_of(dataset: DataSet) -> list[int]:
+    """Training rows of each part: what the order of the rows depends on."""
+    return [part.rows for part in dataset.parts()]
+
+
+def _digest(what: Any) -> str:
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def check_rows(workdir: str | os.PathLike[str], dataset: DataSet) -> None:
+    """ConfigError where the workdir was begun with another number of rows: they would come in another order, some twice."""
+    path = Path(workdir) / ROWS
+    try:
+        begun = json.loads(path.read_text())["training rows"]
+    except FileNotFoundError:
+        return
+    if begun != rows_of(dataset):
+        raise ConfigError(
+            f"{workdir} was begun with {begun} training rows in its sources, and now there are {rows_of(dataset)}: the rows would come in "
+            f"another order. Restore the files, or take another --workdir; to go on all the same, delete {path}"
+        )
+
+
+def keep_rows(workdir: str | os.PathLike[str], dataset: DataSet) -> None:
+    """Writes what `check_rows` reads, where it is not there."""
+    path = Path(workdir) / ROWS
+    if jax.process_index() == 0 and not path.exists():
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps({"training rows": rows_of(dataset)}) + "\n")
+        unfinished.replace(path)
 
 
 def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
@@ -213,8 +248,9 @@ def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
     if mesh.size > 1:
         sizes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
         print(f"mesh {sizes}: {partition.summary(trainer.abstract_state().params, config.mesh)}")
-    process = f".{jax.process_index()}" if jax.process_count() > 1 else ""
-    faults = Faults(config.data.max_error_share, checkpoints.workdir / f"data_errors{process}.jsonl")
+    process = f".{jax.process_index()}" if jax.process_index() else ""
+    first = min(checkpoints.steps(), default=0)
+    faults = Faults(config.data.max_error_share, checkpoints.workdir / f"data_errors{process}.jsonl", first_step=first)
     if jax.process_index() == 0:  # every process opens the same files
         for name, errors in dataset.left_out_by_part().items():
             faults.opened(name, errors)
@@ -230,6 +266,7 @@ def _tokenizer(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> To
     else:
         captions = dataset.training_captions()
         tokenizer, origin = Tokenizer.train(captions, config.data), f"trained on {len(captions):,} captions"
+    agree("the tokenizer is there", {"the tokenizer's digest": _digest(tokenizer.to_json())})
     print(f"tokenizer {config.data.tokenizer}: {tokenizer.vocab_size:,} tokens, {origin}")
     return tokenizer
 
@@ -238,9 +275,11 @@ def train(config: Config, workdir: str, preemption: Preemption) -> bool:
     """Trains and reports; False if a signal came before the end."""
     check_workdir(workdir, config)
     dataset = read_data(config)  # before orbax's threads run: bad data end the run with one line
+    check_rows(workdir, dataset)
     with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
         run = open_run(config, dataset, checkpoints)
         claim_workdir(workdir, config)
+        keep_rows(workdir, dataset)
         (Path(workdir) / "done").unlink(missing_ok=True)  # a finished run may go on with more steps
         outcome = run.loop(checkpoints).run(preemption)
         params = run.eval_params(outcome.state)

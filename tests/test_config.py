@@ -187,6 +187,8 @@ def test_what_may_change_is_what_the_architecture_lists():
         "data.path",
         "data.index",
         "data.folder",
+        "data.on_error",
+        "data.max_error_share",
         "data.cache_mib",
         "data.threads",
         "data.prefetch",

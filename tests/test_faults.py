@@ -19,7 +19,7 @@ from PIL import Image
 
 from bacl_jax.config import Config
 from bacl_jax.data import Tokenizer, convert, load, tar_index
-from bacl_jax.data.faults import Faults
+from bacl_jax.data.faults import Faults, summary
 from bacl_jax.data.loader import BatchBuilder
 from bacl_jax.data.source import DataError
 from bacl_jax.data.stream import Record
@@ -127,7 +127,7 @@ def test_skip_counts_by_kind_and_file_and_takes_another_row(build, form, fault, 
     assert faults.counts.total() >= 2  # it is met once an epoch, and may be drawn in place of itself
     lines = [json.loads(line) for line in (tmp_path / "data_errors.jsonl").read_text().splitlines()]
     assert [(line["kind"], line["shard"], line["row"]) for line in lines] == [(kind, file, BAD)] * faults.counts.total()
-    assert faults.summary() == [
+    assert summary(tmp_path) == [
         f"left out, {kind}: {faults.counts.total()}, in 1 files, most ({faults.counts.total()}) in {file}",
         f"each of them in {tmp_path}/data_errors.jsonl",
     ]
@@ -144,7 +144,7 @@ def test_what_could_not_be_used_before_is_replaced_again(tmp_path):
     for place in ({"step": 4, "position": 5, "row": 7}, {"step": 3, "position": 4, "row": 7}, {"step": 3, "position": 5, "row": 8}):
         resumed.repeat(**place)
     assert resumed.counts.total() == 0  # it counts its own
-    assert Faults(1.0).summary() == []
+    assert summary(tmp_path / "nowhere") == []
 
 
 def test_what_was_left_out_at_the_start_is_written_once(tmp_path):
@@ -160,7 +160,7 @@ def test_what_was_left_out_at_the_start_is_written_once(tmp_path):
         assert faults.counts.total() == count
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(line["step"], line["error"]) for line in lines] == [(None, "a row"), (None, "b row"), (None, "c")]
-    assert faults.summary()[:2] == ["left out, missing: 2, in 1 files, most (2) in a.tar", "left out, bomb: 1"]
+    assert summary(tmp_path)[:2] == ["left out, missing: 2, in 1 files, most (2) in a.tar", "left out, bomb: 1"]
 
 
 def test_files_that_cannot_be_opened_are_left_out_though_nobody_asks(tmp_path, caplog):

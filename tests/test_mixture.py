@@ -137,14 +137,17 @@ def test_emoji_and_a_manifest_mix(manifests):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sources": ()}, "config.data.sources, 0 sources: must be one or more where data.kind is mixture"),
-        ({"kind": "emoji"}, "config.data.sources, 2 sources: must be one or more where data.kind is mixture, and none where it is emoji"),
+        ({"sources": ()}, r"config.data.sources = \(\): must name at least one source"),
+        ({"kind": "emoji"}, "config.data.sources, 2 sources: must be empty where data.kind is emoji"),
         ({"sources": 3}, "config.data.sources = 3: must be a tuple, each entry a group of kind, path, weight"),
         ({"sources": [{"kind": "mixture"}]}, r"config.data.sources\[0\].kind = 'mixture': must be one of emoji, manifest"),
         ({"sources": [{"kind": "parquet"}]}, r"config.data.sources\[0\].path = None: .*set it in --config.data.sources="),
         ({"sources": [{"paht": "x"}]}, r"config.data.sources\[0\].paht is unknown: did you mean config.data.sources\[0\].path"),
         ({"sources": [{"path": "x", "weight": 0.0}]}, r"config.data.sources\[0\].weight = 0.0: must be"),
-        ({"sources": [{"path": "x", "name": "a"}, {"path": "y", "name": "a"}]}, "must differ from the other sources' names"),
+        ({"sources": [{"path": "x", "name": "a"}, {"path": "y", "name": "a"}]}, "a is the name of another source, too"),
+        ({"sources": [{"path": "x", "name": "parquet1"}, {"kind": "parquet", "path": "y"}]}, "parquet1 is the name of another source, too"),
+        ({"sources": [{"path": "x", "name": "a/b"}]}, "must be a name without /"),
+        ({"sources": ["webdataset"]}, r"must be a group of fields; as in config.data.sources=\({...},\)"),
     ],
 )
 def test_settings_that_cannot_be(manifests, changes, message):

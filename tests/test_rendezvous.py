@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bacl_jax.config import ConfigError
-from launch.rendezvous import Place, differences, meet
+from bacl_jax.train.processes import differences
+from launch.rendezvous import Place, meet
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def test_a_replacement_is_of_the_same_source():
     sampler = Sampler(1, 90, [Part("a", 1000, 3.0), Part("b", 70, 1.0)], DataConfig())
     rows = sampler.rows(4)
     for position in range(90):
-        found = {sampler.replacement(4, position, attempt) for attempt in range(5)}
+        found = {sampler.replacement(4, position, attempt, int(rows[position])) for attempt in range(5)}
         assert {sampler.part_of(row).name for row in found} == {sampler.part_of(int(rows[position])).name}
         assert len(found) > 1
 

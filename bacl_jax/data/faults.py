@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bacl_jax.data.source import DataError
@@ -13,6 +13,8 @@ from bacl_jax.data.source import DataError
 log = logging.getLogger("bacl_jax")
 
 _AT_LEAST = 1000  # rows asked for before a share is judged
+_NAME = "data_errors*.jsonl"  # of all processes
+_FIELDS = {"step", "position", "row", "source", "kind", "shard", "error"}
 Place = tuple[int | None, int | None, int | None]  # step, position in its global batch, row; none of them for what was found at the start
 
 
@@ -20,30 +22,33 @@ class Faults:
     """Thread-safe. `counts` has the number of bad rows met by (kind, shard), of this run and of what `path` already tells.
 
     path:  a JSON line for each bad row at each position of a step, and for each row or file left out at the start; None: none is written.
-           A line that a kill cut short is dropped.
-    limit: largest share of bad rows among those asked for, judged from the first 1,000 on.
+           A line that a kill cut short is dropped, and one that is damaged passed over.
+    limit: largest share of bad rows among those asked for since this start, judged from the first 1,000 on.
+    first_step: from which on steps may be read again; what is known of earlier ones is not kept. Cost: memory of the bad rows of the
+           steps from there to the one in work, of all processes.
     """
 
-    def __init__(self, limit: float, path: Path | None = None):
+    def __init__(self, limit: float, path: Path | None = None, *, first_step: int = 0):
         self._limit, self._path, self._lock = limit, path, threading.Lock()
         self._asked = self._bad = 0
+        self._worst: Counter[tuple[str, str]] = Counter()  # since this start
         self._written: set[tuple[Place, str]] = set()
-        self._former: dict[Place, dict[str, str]] = {}
+        self._former: dict[Place, tuple[str, str, str]] = {}
         self._ahead: list[tuple[int, str]] = []  # (step, source) of those that `before` has not counted
         self._before: Counter[str] = Counter()
         self.counts: Counter[tuple[str, str]] = Counter()
-        if path is not None and path.exists():
-            self._resume(path)
-        for each in sorted(path.parent.glob(f"{path.name.split('.')[0]}*{path.suffix}")) if path is not None else ():
-            self._former |= {_place(fault): fault for fault in _faults_of(_whole_lines(each.read_bytes())) if fault["step"] is not None}
-
-    def _resume(self, path: Path) -> None:
-        content = path.read_bytes()
-        whole = _whole_lines(content)
-        for fault in _faults_of(whole):
-            self._count(_place(fault), fault["source"], fault["kind"], fault["shard"], fault["error"])
-        if len(whole) < len(content):
-            os.truncate(path, len(whole))
+        if path is None:
+            return
+        if path.exists():
+            _cut(path)
+        for each in sorted(path.parent.glob(_NAME)):
+            for fault in _faults_of(each):
+                place = _place(fault)
+                if each == path:
+                    self._count(place, fault["source"], fault["kind"], fault["shard"], fault["error"])
+                if place[0] is not None and place[0] >= first_step:
+                    self._former[place] = fault["kind"], fault["shard"], fault["error"]
+        self._forget(first_step)
 
     def _count(self, place: Place, source: str, kind: str, shard: str, error: str) -> bool:
         """False for a row at a place that was counted before: a resumed run reads some steps again."""
@@ -55,11 +60,17 @@ class Faults:
         self._ahead.append((-1 if place[0] is None else place[0], source))
         return True
 
+    def _forget(self, step: int) -> None:
+        """What is known of rows of the steps before `step`, which are read no more, but for their number."""
+        self._written = {known for known in self._written if known[0][0] is None or known[0][0] >= step}
+        self._former = {place: fault for place, fault in self._former.items() if place[0] is None or place[0] >= step}
+
     def before(self, step: int) -> dict[str, int]:
         """Bad rows by source: of the start and of the steps before `step`, which must not be smaller than in the call before."""
         with self._lock:
             self._before.update(source for at, source in self._ahead if at < step)
             self._ahead = [entry for entry in self._ahead if entry[0] >= step]
+            self._forget(step)
             return dict(self._before)
 
     def asked(self, rows: int) -> None:
@@ -72,7 +83,8 @@ class Faults:
         may have recovered meanwhile, and a resumed run has the rows of the run that was stopped."""
         fault = self._former.get((step, position, row))
         if fault is not None:
-            raise DataError(fault["error"], kind=fault["kind"], shard=fault["shard"])
+            kind, shard, error = fault
+            raise DataError(error, kind=kind, shard=shard)
 
     def opened(self, source: str, errors: Iterable[DataError]) -> None:
         """Rows and files of a source that were left out when the data were opened."""
@@ -87,13 +99,14 @@ class Faults:
         """
         with self._lock:
             self._bad += 1
+            self._worst[error.kind, error.shard] += 1
             if self._write((step, position, row), source, error) and self.counts[error.kind, error.shard] == 1:
                 log.warning("left out, and counted from now on: %s", error)
             if self._asked >= _AT_LEAST and self._bad > self._limit * self._asked:
-                (kind, shard), worst = self.counts.most_common(1)[0]
+                (kind, shard), worst = self._worst.most_common(1)[0]
                 raise DataError(
-                    f"{self._bad:,} of {self._asked:,} rows cannot be used, more than data.max_error_share = {self._limit}: "
-                    f"most often {kind!r}{f' in {shard}' if shard else ''} ({worst:,}); repair the data or raise the share",
+                    f"{self._bad:,} of {self._asked:,} rows read since the start cannot be used, more than data.max_error_share = "
+                    f"{self._limit}: most often {kind!r}{f' in {shard}' if shard else ''} ({worst:,}); repair the data or raise the share",
                     kind="too_many",
                 )
 
@@ -108,27 +121,42 @@ class Faults:
                 file.write(json.dumps(fault) + "\n")
         return True
 
-    def summary(self) -> list[str]:
-        """Lines for a person: what was left out, by kind, with the shard that has most of it. None where nothing was."""
-        with self._lock:
-            counts = dict(self.counts)
-        kinds: Counter[str] = Counter()
-        for (kind, _), count in counts.items():
-            kinds[kind] += count
-        lines = []
-        for kind, count in kinds.most_common():
-            shards = Counter({shard: number for (other, shard), number in counts.items() if other == kind})
-            [(shard, most)] = shards.most_common(1)
-            lines.append(f"left out, {kind}: {count:,}" + f", in {len(shards):,} files, most ({most:,}) in {shard}" * bool(shard))
-        return lines + [f"each of them in {self._path}"] * bool(lines and self._path)
+
+def summary(workdir: str | os.PathLike[str]) -> list[str]:
+    """Lines for a person: what all processes of a run left out, by kind, with the shard that has most of it. None where nothing was."""
+    paths = sorted(Path(workdir).glob(_NAME))
+    places = {(_place(fault), fault["kind"], fault["shard"], fault["error"]) for path in paths for fault in _faults_of(path)}
+    counts = Counter((kind, shard) for _, kind, shard, _ in places)
+    kinds: Counter[str] = Counter()
+    for (kind, _), count in counts.items():
+        kinds[kind] += count
+    lines = []
+    for kind, count in kinds.most_common():
+        shards = Counter({shard: number for (other, shard), number in counts.items() if other == kind})
+        [(shard, most)] = shards.most_common(1)
+        lines.append(f"left out, {kind}: {count:,}" + f", in {len(shards):,} files, most ({most:,}) in {shard}" * bool(shard))
+    return lines + [f"each of them in {path}" for path in paths if lines]
 
 
-def _whole_lines(content: bytes) -> bytes:
-    return content[: content.rfind(b"\n") + 1]
+def _cut(path: Path) -> None:
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
 
 
-def _faults_of(lines: bytes) -> list[dict]:
-    return [json.loads(line) for line in lines.splitlines()]
+def _faults_of(path: Path) -> Iterator[dict]:
+    """The lines of a file that are whole."""
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                fault = json.loads(line)
+            except ValueError:
+                fault = None
+            if isinstance(fault, dict) and fault.keys() >= _FIELDS:
+                yield fault
+            elif line.endswith(b"\n"):
+                log.warning("%s: a line that cannot be read is passed over", path)
 
 
 def _place(fault: dict) -> Place:

@@ -78,9 +78,9 @@ class BatchBuilder:
                 return row, self._pair(row, choice, draw)
             except DataError as error:
                 if self._config.data.on_error == "raise":
-                    raise
+                    raise DataError(f"{error}; or leave such rows out: data.on_error = skip", kind=error.kind, shard=error.shard) from error
                 self._faults.add(error, step=step, position=position, row=row, source=self.sampler.part_of(row).name)
-                row = self.sampler.replacement(step, position, attempt)
+                row = self.sampler.replacement(step, position, attempt, row)
         raise DataError(
             f"step {step}: {_ATTEMPTS} rows drawn one after the other cannot be read: the data cannot be reached", kind="remote"
         )

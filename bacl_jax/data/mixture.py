@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bacl_jax.config import DataConfig, SourceConfig
+from bacl_jax.config import DataConfig
 from bacl_jax.data.halftrue import HalfTrueIndex
 from bacl_jax.data.source import SPLITS, DataError, DataSet, EvalSplit, Example, OnSkip, Part, Source
 
@@ -63,15 +63,10 @@ class Mixture(DataSet):
         return found
 
 
-def names_of(sources: Sequence[SourceConfig]) -> list[str]:
-    """The name of each source, its own or made of its kind and place."""
-    return [source.name or f"{source.kind}{number}" for number, source in enumerate(sources)]
-
-
 def load(config: DataConfig, on_skip: OnSkip | None, load_one: Callable[[DataConfig, OnSkip | None], DataSet]) -> DataSet:
     """The data sets of `config.sources` as one. load_one: reads one of them."""
     members = []
-    for name, source in zip(names_of(config.sources), config.sources, strict=True):
+    for name, source in zip(config.source_names(), config.sources, strict=True):
         own = {field.name: getattr(source, field.name) for field in dataclasses.fields(source) if field.name not in ("weight", "name")}
         try:
             members.append(dataclasses.replace(load_one(dataclasses.replace(config, sources=(), **own), on_skip), name=name))

@@ -16,6 +16,7 @@ from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import order
 from bacl_jax.data.source import Part
 
+_MOST_ROWS = 2**31 - 1  # a batch's rows are int32
 _MIXTURE, _BLOCK, _SHORT, _WINDOW = 5, 6, 7, 8  # streams of the seed, beside those of order.py
 
 
@@ -27,6 +28,10 @@ class Sampler:
         self.counts = share_out([part.weight for part in parts], batch_size, [part.name for part in parts])
         self._source = interleaved(self.counts)
         self._begins = np.cumsum([0, *(part.rows for part in parts)])
+        if self._begins[-1] > _MOST_ROWS:
+            raise ConfigError(
+                f"{self._begins[-1]:,} training rows: at most {_MOST_ROWS:,} fit into a batch's row numbers; leave some shards out"
+            )
         self._blocks = Blocks(config.block_rows, config.block_window, config.block_lanes) if config.shuffle == "block" else None
 
     def rows(self, step: int) -> Int64[np.ndarray, " B"]:
@@ -42,14 +47,17 @@ class Sampler:
             return order.batch_rows(self._seed, step, count, n, stream)
         return self._blocks.batch_rows(self._seed, step, count, n, stream)
 
-    def replacement(self, step: int, position: int, attempt: int) -> int:
-        """The row that stands in for one that cannot be read at a position of the batch: one of the same source."""
-        number = int(self._source[position])
+    def replacement(self, step: int, position: int, attempt: int, row: int) -> int:
+        """The row that stands in for `row`, which cannot be read, at a position of the batch: one of the same source."""
+        number = self._number(row)
         return int(self._begins[number]) + order.replacement(self._seed, step, position, attempt, self.parts[number].rows)
 
     def part_of(self, row: int) -> Part:
         """The part that a row of the training source belongs to."""
-        return self.parts[int(np.searchsorted(self._begins, row, side="right")) - 1]
+        return self.parts[self._number(row)]
+
+    def _number(self, row: int) -> int:
+        return int(np.searchsorted(self._begins, row, side="right")) - 1
 
     def epochs(self, step: int) -> dict[str, float]:
         """How often each part was read through in the steps before `step`, by name; rows that partners replace are counted as read."""

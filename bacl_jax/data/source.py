@@ -136,12 +136,12 @@ class DataSet:
     left_out: tuple[DataError, ...] = ()
 
     def parts(self) -> tuple[Part, ...]:
-        """The sources that `train` consists of, in its order; each is shuffled on its own."""
-        return (Part(self.name, len(self.train)),)
+        """The sources that `train` consists of, in its order; each is shuffled on its own. A single one needs no name."""
+        return (Part("", len(self.train)),)
 
     def left_out_by_part(self) -> dict[str, tuple[DataError, ...]]:
-        """`left_out`, of each of the parts."""
-        return {self.name: self.left_out}
+        """`left_out`, by the name of the part."""
+        return {"": self.left_out}
 
     def training_captions(self) -> list[str]:
         """What a tokenizer is trained on: the caption of each training row."""

@@ -3,16 +3,17 @@
 Dimension legend: n rows in all, of which H are kept out of training, for validation and test; N rows of one of these.
 """
 
-import contextlib
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
+from rich.progress import track
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import order, transforms
@@ -20,6 +21,9 @@ from bacl_jax.data.captions import clean
 from bacl_jax.data.halftrue import HalfTrueIndex
 from bacl_jax.data.source import DataError, DataSet, EvalSplit, Example, OnSkip, normalise
 
+T = TypeVar("T")
+_THREADS = 16  # that read rows before a run
+_SHOWN = 1000  # rows from which on their reading has a progress bar
 _SAMPLE = 20_000  # rows whose captions a tokenizer is trained on
 
 
@@ -130,12 +134,26 @@ class RecordSet(DataSet):
 
     def training_captions(self) -> list[str]:
         """Captions of 20,000 training rows, or of all where there are fewer. A row that cannot be read is left out here."""
-        assert isinstance(self.train, RecordSource)
-        found: list[str] = []
-        for index in np.linspace(0, len(self.train) - 1, min(_SAMPLE, len(self.train))).astype(np.int64).tolist():
-            with contextlib.suppress(DataError):
-                found.extend(captions_of(self.train.records[self.train.row(index)], self.train.config))
-        return found
+        source = self.train
+        assert isinstance(source, RecordSource)
+
+        def captions(index: int) -> list[str]:
+            try:
+                return captions_of(source.records[source.row(index)], source.config)
+            except DataError:
+                return []
+
+        rows = np.linspace(0, len(source) - 1, min(_SAMPLE, len(source))).astype(np.int64).tolist()
+        return [caption for found in _each(captions, rows, "reading captions for the tokenizer") for caption in found]
+
+
+def _each(function: Callable[[int], T], rows: Sequence[int], what: str) -> Iterator[T]:
+    """function(row) of each row, in their order, by many threads: rows that are far away take their time. A progress bar for many."""
+    threads = ThreadPoolExecutor(_THREADS)
+    try:
+        yield from track(threads.map(function, rows), what, total=len(rows), disable=len(rows) < _SHOWN)
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def assemble(records: Records, config: DataConfig, *, name: str, on_skip: OnSkip | None = None) -> DataSet:
@@ -185,16 +203,22 @@ class _Kept:
 
 def _read(source: RecordSource, config: DataConfig, skipped: Counter[str], on_skip: OnSkip | None) -> tuple[_Kept, list[str]]:
     """The held-out rows that can be read, and the first caption of each."""
-    rows, captions = [], []
-    for index in range(len(source)):
+
+    def caption(index: int) -> str | DataError:
         try:
-            captions.append(source[index].decoded().caption)
+            return source[index].decoded().caption
         except DataError as error:
+            return error
+
+    rows, captions = [], []
+    for index, found in enumerate(_each(caption, range(len(source)), "reading held-out rows")):
+        if isinstance(found, DataError):
             if config.on_error == "raise":
-                raise
-            skipped[error.kind] += 1
+                raise found
+            skipped[found.kind] += 1
             if on_skip is not None:
-                on_skip(error)
-            continue
-        rows.append(index)
+                on_skip(found)
+        else:
+            rows.append(index)
+            captions.append(found)
     return _Kept(source, tuple(rows)), captions

@@ -100,7 +100,7 @@ def read(path: str) -> Index:
                 raise DataError(f"{path}: {length:,} bytes, not a whole index of tar shards; {REMEDY}", kind="index", shard=path)
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
-        raise DataError(f"{path}: no index ({error.strerror or error}); {REMEDY}", kind="index", shard=path) from error
+        raise DataError(f"{path}: no index ({error.strerror or error}); run launch.index", kind="index", shard=path) from error
     table = mapped[_HEADER.size + n * _ROW_BYTES :]
     if zlib.crc32(table) != checksum:
         raise DataError(f"{path}: the table of shards is damaged; {REMEDY}", kind="index", shard=path)

@@ -9,8 +9,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from bacl_jax.config import ConfigError
+
 ALONE_SECONDS = 24 * 3600  # for what one process does alone, such as an evaluation; that a process has died is noticed long before
 TOGETHER_SECONDS = 600  # between the first and the last process in what all do at the same time, such as a compile
+FACTS = "bacl_jax/facts/"  # in JAX's key-value store: what is compared, number of a process -> what it has found
 PLACES = "bacl_jax/places/"  # in JAX's key-value store: number of a process -> where it last waited
 
 
@@ -36,6 +39,34 @@ def wait_for_all(what: str, seconds: float = ALONE_SECONDS) -> None:
             f"process {jax.process_index()} waited {seconds:g} s at: {what}; of {processes} processes there did not come "
             f"{', '.join(late)}: look what it does there, then start the run again"
         ) from None
+
+
+def agree(what: str, facts: Mapping[str, Any]) -> None:
+    """Waits for all processes and compares what they have found; ConfigError in each names the facts that differ, and in which process.
+
+    what: as for `wait_for_all`. facts: name -> what JSON can hold.
+    """
+    if jax.process_count() == 1:
+        return
+    place, store = f"{FACTS}{what}/", ocp.multihost.get_jax_distributed_client()
+    store.key_value_set(f"{place}{jax.process_index()}", json.dumps(dict(facts)))
+    wait_for_all(what, TOGETHER_SECONDS)
+    said = {int(name.removeprefix(place)): json.loads(value) for name, value in store.key_value_dir_get(place)}
+    if found := differences(said):
+        raise ConfigError(f"the processes have not found the same: {found}; look at the files that each of them sees, and start again")
+
+
+def differences(said: Mapping[int, Mapping[str, Any]]) -> str:
+    """What the processes do not agree on: each name with its values and the processes that have them. Empty: they agree."""
+    parts = []
+    for name in sorted(set().union(*said.values())):
+        holders: dict[str, list[int]] = {}
+        for process in sorted(said):
+            holders.setdefault(json.dumps(said[process].get(name)), []).append(process)
+        if len(holders) > 1:
+            values = [f"{value} in process {', '.join(map(str, who))}" for value, who in holders.items()]
+            parts.append(f"{name} is {' and '.join(values)}")
+    return "; ".join(parts)
 
 
 def compile_together(what: str, jitted: Any, *arguments: Any) -> None:
