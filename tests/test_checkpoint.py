@@ -6,6 +6,7 @@ import subprocess
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from train_fakes import ROWS, TOKENIZER, FakeTrainer, assert_same, tiny_config
@@ -16,8 +17,8 @@ from bacl_jax.train.checkpoint import CheckpointError, Checkpoints, Position, cl
 
 CONFIG = tiny_config()
 PARTNERS = (
-    PartnerList(2, np.full((ROWS, 3), -1, np.int32)),
-    PartnerList(7, np.arange(3 * ROWS, dtype=np.int32).reshape(ROWS, 3) % ROWS),
+    PartnerList(2, np.zeros(0, np.int64), np.zeros((0, 3), np.int32)),
+    PartnerList(7, np.array([1, 4, 38]), np.array([[0, -1, 7], [38, 38, 1], [-1, -1, 39]], np.int32)),
 )
 
 
@@ -65,7 +66,24 @@ def test_what_is_saved_is_restored(tmp_path, ema):
     assert list(found.tokenizer["model"]["vocab"]) == list(TOKENIZER["model"]["vocab"])
     assert [one.active_from for one in found.partners] == [2, 7]
     for one, saved in zip(found.partners, PARTNERS, strict=True):
+        np.testing.assert_array_equal(one.rows, saved.rows, strict=True)
         np.testing.assert_array_equal(one.partners, saved.partners, strict=True)
+
+
+def test_lists_lie_on_disk_as_rows_and_partners_after_a_row_of_none(written):
+    with Checkpoints(written, read_only=True) as checkpoints:
+        found = checkpoints._manager.restore(5, args=ocp.args.Composite(partners=ocp.args.StandardRestore()))["partners"]
+    assert found.keys() == {"2", "7"}
+    for key, rows, partners in (("2", [-1], [[-1] * 3]), ("7", [-1, 1, 4, 38], [[-1] * 3, [0, -1, 7], [38, 38, 1], [-1, -1, 39]])):
+        np.testing.assert_array_equal(found[key]["rows"], np.array(rows, np.int64), strict=True)
+        np.testing.assert_array_equal(found[key]["partners"], np.array(partners, np.int32), strict=True)
+
+
+@pytest.mark.parametrize(("rows", "highest"), [(39, 39), (30, 38), (1, 38)])
+def test_lists_of_more_rows_than_the_data_have(workdir, trainer, rows, highest):
+    line = f"list of step 7 in the checkpoint of step 5 names training row {highest}, but the training data have {rows} rows: fewer than"
+    with Checkpoints(workdir) as checkpoints, pytest.raises(CheckpointError, match=line):
+        checkpoints.restore(trainer.abstract_state(), rows)
 
 
 def test_no_partner_list_is_no_item(tmp_path, trainer):

@@ -72,7 +72,8 @@ def test_threads_and_read_ahead_do_not_change_a_thing(data, tokenizer):
 
 
 def _partners(data, active_from=0):
-    return PartnerList(active_from, np.random.default_rng(active_from).integers(-1, len(data.train), (len(data.train), 4)).astype(np.int32))
+    n = len(data.train)
+    return PartnerList.from_bank(active_from, np.arange(n), np.random.default_rng(active_from).integers(-1, n, (n, 4)))
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -97,7 +98,7 @@ def test_partners_take_their_rows_as_full_pairs(data, tokenizer):
     for step, batch in got:
         rows = batch_rows(CONFIG.seed, step, 24, len(data.train))
         if step >= 2:
-            rows = with_partners(rows, _partners(data, active_from=2).partners, share[step], CONFIG.seed, step)
+            rows = with_partners(rows, _partners(data, active_from=2), share[step], CONFIG.seed, step)
         np.testing.assert_array_equal(batch.index, rows)
         np.testing.assert_array_equal(batch.anchor_id, hash_ids([data.train[row].anchor_key for row in rows.tolist()]))
 
@@ -113,7 +114,7 @@ def test_a_list_put_after_its_step_is_in_time(data, tokenizer):
             lists.put(_partners(data, active_from=step - 1 + 6))
         rows = batch_rows(config.seed, step, 24, len(data.train))
         if step >= 6:
-            rows = with_partners(rows, _partners(data, active_from=step).partners, 0.5, config.seed, step)
+            rows = with_partners(rows, _partners(data, active_from=step), 0.5, config.seed, step)
         np.testing.assert_array_equal(batch.index, rows)
 
 

@@ -14,7 +14,7 @@ from bacl_jax.config import ConfigError
 from bacl_jax.data.order import PartnerLists
 from bacl_jax.data.stages import Stages
 from bacl_jax.train import bottleneck, hooks, loop
-from bacl_jax.train.checkpoint import Checkpoints
+from bacl_jax.train.checkpoint import CheckpointError, Checkpoints
 from bacl_jax.train.hooks import Preemption, SaveClock
 from bacl_jax.train.loop import Loop
 from bacl_jax.train.metrics import MetricLog, NonFiniteError
@@ -46,13 +46,13 @@ def shared_trainer():
     return FakeTrainer()  # compiled once
 
 
-def run(workdir, config, *, stop=None, trainer=None, seen=None, **settings):
+def run(workdir, config, *, stop=None, trainer=None, seen=None, rows=ROWS, **settings):
     with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
         made = Loop(
             config=config,
             trainer=trainer or shared_trainer(),
             batches=fake_batches(config, seen),
-            rows=ROWS,
+            rows=rows,
             checkpoints=checkpoints,
             tokenizer=TOKENIZER,
             **settings,
@@ -144,6 +144,14 @@ def test_partner_lists_act_after_their_delay(tmp_path):
     changed = [step for (step, rows), (_, own) in zip(seen, plain, strict=True) if rows != own]
     assert changed[0] == 4 + 3  # made after step 4, acts list_delay = 3 steps later
     assert len(changed) > 6  # not all: an anchor that is not in the small bank has no partner
+
+
+def test_a_bank_of_more_rows_than_the_data_have(tmp_path):
+    """Before the first list is made, the bank alone tells."""
+    config = tiny_config(steps=3)
+    run(tmp_path, config)
+    with pytest.raises(CheckpointError, match=r"the memory bank of step 3 names training row \d+, but the training data have 2 rows"):
+        run(tmp_path, config, rows=2)
 
 
 def test_order_of_the_loop(tmp_path, monkeypatch):

@@ -1,11 +1,12 @@
 import collections
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bacl_jax.data.order import PartnerList, PartnerLists, batch_rows, generator, with_partners
+from bacl_jax.data.order import PARTNER, PartnerList, PartnerLists, batch_rows, generator, with_partners
 
 
 @settings(deadline=None)
@@ -49,34 +50,49 @@ def test_generator_streams_are_apart():
     assert len(set(draws)) == 4
 
 
-def _reference(rows, partners, share, picked):
-    """What a replaced row may be: (anchor, allowed values) by the definition."""
-    batch_size = len(rows)
-    replaced = round(share * batch_size)
-    for r in range(batch_size):
-        allowed = {rows[r]}
-        if r >= batch_size - replaced:
-            valid = [p for p in partners[rows[r % (batch_size - replaced)]] if p >= 0]
-            allowed = set(valid) or allowed
-        assert picked[r] in allowed
+def _dense(index, partners, n):
+    """A list as the table of all n training rows: the reference that a list must equal."""
+    table = np.full((n, partners.shape[1]), -1, np.int32)
+    for slot in np.flatnonzero(index >= 0):
+        table[index[slot]] = partners[slot]
+    return table
+
+
+def _mixed(rows, table, share, seed, step):
+    """`with_partners` by its definition, out of the table of all training rows."""
+    replaced = min(round(share * len(rows)), len(rows) - 1)
+    draw, result = generator(seed, step, PARTNER).random(len(rows)), rows.copy()
+    for r in range(len(rows) - replaced, len(rows)):
+        valid = [partner for partner in table[rows[r % (len(rows) - replaced)]] if partner >= 0]
+        if valid:
+            result[r] = valid[int(draw[r] * len(valid))]
+    return result
+
+
+def _of_table(table, active_from=0):
+    return PartnerList.from_bank(active_from, np.arange(len(table)), table)
 
 
 @settings(deadline=None)
-@given(st.integers(0, 50), st.integers(0, 50), st.floats(0, 0.9), st.data())
-def test_partners_replace_the_last_rows(seed, step, share, data):
-    n, k, batch_size = 20, 3, 12
-    partners = np.array(data.draw(st.lists(st.lists(st.integers(-1, n - 1), min_size=k, max_size=k), min_size=n, max_size=n)), np.int32)
+@given(st.integers(0, 50), st.integers(0, 50), st.floats(0, 1), st.integers(1, 4), st.integers(0, 30), st.data())
+def test_a_list_is_the_table_of_all_rows(seed, step, share, k, slots, data):
+    n, batch_size = 20, 12
+    index = np.array(data.draw(st.lists(st.integers(-1, n - 1), min_size=slots, max_size=slots)), np.int32)
+    drawn = st.lists(st.lists(st.integers(-1, n - 1), min_size=k, max_size=k), min_size=slots, max_size=slots)
+    partners = np.array(data.draw(drawn), np.int32).reshape(slots, k)
+    found, table = PartnerList.from_bank(0, index, partners), _dense(index, partners, n)
+    np.testing.assert_array_equal(found.of(np.arange(n)), table, strict=True)
+    np.testing.assert_array_equal(found.rows, np.flatnonzero((table >= 0).any(axis=1)), strict=True)
+
     rows = batch_rows(seed, step, batch_size, n)
     before = rows.copy()
-    picked = with_partners(rows, partners, share, seed, step)
-    _reference(rows, partners, share, picked)
+    np.testing.assert_array_equal(with_partners(rows, found, share, seed, step), _mixed(rows, table, share, seed, step), strict=True)
     np.testing.assert_array_equal(rows, before)
-    np.testing.assert_array_equal(picked, with_partners(rows, partners, share, seed, step))
 
 
 def test_every_partner_slot_is_drawn_about_equally():
     n, batch_size = 100, 100
-    partners = np.tile(np.array([[-1, 7, -1, 8, 9]], np.int32), (n, 1))
+    partners = _of_table(np.tile(np.array([[-1, 7, -1, 8, 9]], np.int32), (n, 1)))
     rows = np.arange(batch_size)
     picked = np.concatenate([with_partners(rows, partners, 0.5, 0, step)[50:] for step in range(60)])
     counts = collections.Counter(picked.tolist())
@@ -85,7 +101,7 @@ def test_every_partner_slot_is_drawn_about_equally():
 
 
 def test_share_of_partners():
-    rows, partners = np.arange(10), np.full((10, 2), 99, np.int32)
+    rows, partners = np.arange(10), _of_table(np.full((10, 2), 99, np.int32))
     assert (with_partners(rows, partners, 0.0, 0, 0) == rows).all()
     assert (with_partners(rows, partners, 0.26, 0, 0) == 99).sum() == 3
     assert (with_partners(rows, partners, 1.0, 0, 0) == 99).sum() == 9  # one anchor stays
@@ -94,7 +110,7 @@ def test_share_of_partners():
 
 
 def _list(step):
-    return PartnerList(step, np.full((2, 1), step, np.int32))
+    return _of_table(np.full((2, 1), step, np.int32), step)
 
 
 def test_lists_in_force_and_live():
@@ -120,9 +136,32 @@ def test_a_list_that_comes_too_late_is_refused():
     lists.put(_list(13))
 
 
-def test_bank_slots_scatter_to_training_rows():
-    index = np.array([2, -1, 0, 2])
-    partners = np.array([[1, 1], [5, 5], [3, -1], [0, 3]])
-    table = PartnerList.from_bank(7, index, partners, 4).partners
-    np.testing.assert_array_equal(table, [[3, -1], [-1, -1], [0, 3], [-1, -1]])
-    assert table.dtype == np.int32
+def test_bank_slots_become_training_rows():
+    index = np.array([2, -1, 0, 2, 3, 1, 3])
+    partners = np.array([[1, 1], [5, 5], [3, -1], [0, 3], [1, 2], [-1, -1], [-1, -1]])
+    found = PartnerList.from_bank(7, index, partners)
+    np.testing.assert_array_equal(found.rows, np.array([0, 2], np.int64), strict=True)  # the last slot of row 3 has no partners
+    np.testing.assert_array_equal(found.partners, np.array([[3, -1], [0, 3]], np.int32), strict=True)
+
+
+@pytest.mark.parametrize("rows", [[3, 1], [1, 1], [-1, 2]])
+def test_the_rows_of_a_list_ascend(rows):
+    with pytest.raises(ValueError, match=r"must be sorted, unique and at least 0, found \["):
+        PartnerList(0, np.array(rows, np.int64), np.zeros((2, 1), np.int32))
+
+
+def test_a_list_is_as_large_as_the_bank_whatever_the_training_rows():
+    """400 million rows in a table of all would take 51 GB."""
+    slots, k, sizes = 6144, 32, set()
+    for n in (10_000, 400_000_000):
+        index = np.linspace(0, n - 1, slots).astype(np.int32)
+        partners = np.tile(index[:, None], (1, k))
+        tracemalloc.start()
+        found = PartnerList.from_bank(0, index, partners)
+        taken = with_partners(index[:4096].astype(np.int64), found, 0.25, 0, 0)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        sizes.add(found.rows.nbytes + found.partners.nbytes)
+        assert peak < 8 * 2**20
+        np.testing.assert_array_equal(taken[3072:], index[:1024])
+    assert sizes == {slots * 8 + slots * k * 4}

@@ -41,7 +41,7 @@ def test_a_hundred_thousand_rows_come_once_an_epoch(epoch):
 
 def test_partners_replace_the_last_rows_of_a_batch_and_no_other(epoch):
     _, rows = epoch
-    partners = np.arange(ROWS, dtype=np.int32)[:, None][::-1]
+    partners = order.PartnerList.from_bank(0, np.arange(ROWS), np.arange(ROWS)[:, None][::-1])
     replaced = 0
     for step in range(100):
         base = rows[step * 384 : (step + 1) * 384]

@@ -112,7 +112,7 @@ def fake_batches(config: Config, seen: list[tuple[int, list[int]]] | None = None
             rows = batch_rows(config.seed, step, config.train.batch_size, ROWS)
             current = partners.at(step)
             if current is not None:
-                rows = with_partners(rows, current.partners, 0.5, config.seed, step)
+                rows = with_partners(rows, current, 0.5, config.seed, step)
             if seen is not None:
                 seen.append((step, rows.tolist()))
             yield step, {"index": rows.astype(np.int32)}

@@ -1,6 +1,7 @@
 """Which rows make up a step: pure functions of (seed, step), and the partner lists of BNS channel (c).
 
-Dimension legend: B rows of the global batch, n rows of the training source, k partners of a row.
+Dimension legend: B rows of the global batch, n rows of the training source, M slots of the memory bank, m rows that have partners,
+k partners of a row.
 """
 
 import dataclasses
@@ -67,22 +68,38 @@ def replacement(seed: int, step: int, position: int, attempt: int, n: int) -> in
 class PartnerList:
     """Hard partners of training rows, in force from step `active_from` until a newer list is.
 
-    partners: rows of the training source; -1 = none, in any slot. A row of -1 has no partner.
+    rows: the training rows that have partners, ascending. partners: training rows beside each of them; -1 = none, in any slot.
+    Memory O(m k), m at most the slots of the memory bank, whatever the size of the training source.
     """
 
     active_from: int
-    partners: Int32[np.ndarray, "n k"]
+    rows: Int64[np.ndarray, " m"]
+    partners: Int32[np.ndarray, "m k"]
+
+    def __post_init__(self) -> None:
+        if (np.diff(self.rows, prepend=-1) <= 0).any():
+            raise ValueError(f"the rows of a partner list must be sorted, unique and at least 0, found {self.rows}")
 
     @classmethod
-    def from_bank(cls, active_from: int, index: Int[np.ndarray, " M"], partners: Int[np.ndarray, "M k"], n: int) -> "PartnerList":
-        """Scatter the partner rows of bank slots to training rows: `index` [M] names each slot's row, -1 an empty slot.
+    def from_bank(cls, active_from: int, index: Int[np.ndarray, " M"], partners: Int[np.ndarray, "M k"]) -> "PartnerList":
+        """The list of the bank's slots: `index` names each slot's training row, -1 an empty slot.
 
-        A row that is in several slots takes the partners of the last one.
+        A row that is in several slots takes the partners of the last one; a row without any is left out.
         """
-        table = np.full((n, partners.shape[1]), -1, np.int32)
-        for slot in np.flatnonzero(index >= 0):
-            table[index[slot]] = partners[slot]
-        return cls(active_from, table)
+        filled = np.flatnonzero(index >= 0)[::-1]  # the last slot first: unique takes the first of each row
+        rows, place = np.unique(index[filled], return_index=True)
+        found = partners[filled[place]]
+        has_any = (found >= 0).any(axis=1)
+        return cls(active_from, rows[has_any].astype(np.int64), found[has_any].astype(np.int32))
+
+    def of(self, rows: Int[np.ndarray, " b"]) -> Int32[np.ndarray, "b k"]:
+        """The partners of each of the rows, all -1 where it has none; O(b log m)."""
+        place = np.searchsorted(self.rows, rows)
+        known = place < len(self.rows)
+        known[known] = self.rows[place[known]] == rows[known]
+        found = np.full((len(rows), self.partners.shape[1]), -1, np.int32)
+        found[known] = self.partners[place[known]]
+        return found
 
 
 class PartnerLists:
@@ -127,9 +144,7 @@ class PartnerLists:
             self._lists = [each for each in self._lists if each in live or each.active_from >= step]
 
 
-def with_partners(
-    rows: Int64[np.ndarray, " B"], partners: Int32[np.ndarray, "n k"], share: float, seed: int, step: int
-) -> Int64[np.ndarray, " B"]:
+def with_partners(rows: Int64[np.ndarray, " B"], partners: PartnerList, share: float, seed: int, step: int) -> Int64[np.ndarray, " B"]:
     """Replace the last round(share * B) rows of a global batch by partners of the first ones.
 
     Replaced row r belongs to anchor row r mod (B - replaced), and takes one of the anchor's valid partners, drawn by (seed, step, r).
@@ -142,7 +157,7 @@ def with_partners(
     if replaced == 0:
         return rows
     target = np.arange(batch_size - replaced, batch_size)
-    candidates = partners[rows[target % (batch_size - replaced)]]
+    candidates = partners.of(rows[target % (batch_size - replaced)])
     valid = candidates >= 0
     count = valid.sum(axis=1)
     draw = generator(seed, step, PARTNER).random(batch_size)[target]

@@ -42,7 +42,7 @@ ARRAYS = {
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that was asked for is not there or does not match its checksums."""
+    """A checkpoint that was asked for is not there, does not match its checksums, or does not fit the data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Checkpoints:
             return
         jax.block_until_ready(state)  # on a CPU that plays several devices, copies beside a running step can starve its collectives
         items: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in _array_items(state).items()}
-        if stored := {str(one.active_from): _sparse(one.partners) for one in partners}:
+        if stored := {str(one.active_from): _to_item(one) for one in partners}:
             items["partners"] = ocp.args.StandardSave(stored)
         for name, value in (("position", dataclasses.asdict(position)), ("config", to_dict(config)), ("tokenizer", tokenizer)):
             items[name] = ocp.args.JsonSave(value)
@@ -134,7 +134,10 @@ class Checkpoints:
             self._manager.save(position.step, args=ocp.args.Composite(**items))
 
     def restore(self, abstract: TrainState, rows: int) -> Restored | None:
-        """The newest checkpoint, None if there is none. `abstract`: shapes and shardings; `rows`: of the training source."""
+        """The newest checkpoint, None if there is none. `abstract`: shapes and shardings; `rows`: of the training source.
+
+        CheckpointError where a partner list names a row that the training source does not have.
+        """
         if not self.steps():
             return None
         step = self.steps()[-1]
@@ -144,7 +147,10 @@ class Checkpoints:
         if (self.directory / str(step) / "partners").is_dir():
             wanted["partners"] = ocp.args.StandardRestore()
         found = self._manager.restore(step, args=ocp.args.Composite(**wanted))
-        partners = [PartnerList(int(start), _dense(one, rows)) for start, one in (found.get("partners") or {}).items()]
+        partners = [_from_item(int(start), one) for start, one in (found.get("partners") or {}).items()]
+        for one in partners:
+            check_rows(f"the partner list of step {one.active_from} in the checkpoint of step {step}", one.rows, rows)
+            check_rows(f"the partner list of step {one.active_from} in the checkpoint of step {step}", one.partners, rows)
         self._policy.best = found["position"]["best_step"]
         state = _from_array_items(abstract, {name: found[name] for name in templates})
         return Restored(state, Position(**found["position"]), sorted(partners, key=lambda one: one.active_from), found["tokenizer"])
@@ -243,18 +249,24 @@ def _from_array_items(abstract: TrainState, items: dict[str, Any]) -> TrainState
     return dataclasses.replace(abstract, **values)
 
 
-def _sparse(partners: np.ndarray) -> dict[str, np.ndarray]:
-    """The rows of a partner list [n, k] that have partners; a first row of -1 because orbax stores no empty array."""
-    rows = np.flatnonzero((partners >= 0).any(axis=1))
-    none = np.full((1, partners.shape[1]), -1, np.int32)
-    return {"rows": np.concatenate([[-1], rows]), "partners": np.concatenate([none, partners[rows]])}
+def _to_item(one: PartnerList) -> dict[str, np.ndarray]:
+    """The arrays of a list as they are, after a first row of -1, because orbax stores no empty array."""
+    none = np.full((1, one.partners.shape[1]), -1, np.int32)
+    return {"rows": np.concatenate([[-1], one.rows]), "partners": np.concatenate([none, one.partners])}
 
 
-def _dense(stored: dict[str, np.ndarray], rows: int) -> np.ndarray:
-    """Inverse of `_sparse`."""
-    partners = np.full((rows, stored["partners"].shape[1]), -1, np.int32)
-    partners[stored["rows"][1:]] = stored["partners"][1:]
-    return partners
+def _from_item(active_from: int, item: dict[str, np.ndarray]) -> PartnerList:
+    """Inverse of `_to_item`."""
+    return PartnerList(active_from, item["rows"][1:], item["partners"][1:])
+
+
+def check_rows(holder: str, held: np.ndarray, rows: int) -> None:
+    """CheckpointError where `held`, training rows or -1, has one that is not among the first `rows`."""
+    if (highest := held.max(initial=-1)) >= rows:
+        raise CheckpointError(
+            f"{holder} names training row {highest}, but the training data have {rows} rows: fewer than when it was written; "
+            "take the data that the run was started with, or another --workdir"
+        )
 
 
 def _items_files(folder: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from bacl_jax.data.order import PartnerList, PartnerLists
 from bacl_jax.data.stages import Stages
 from bacl_jax.mesh import to_global, to_host
 from bacl_jax.train.bottleneck import Bottleneck
-from bacl_jax.train.checkpoint import Checkpoints, Position
+from bacl_jax.train.checkpoint import Checkpoints, Position, check_rows
 from bacl_jax.train.hooks import Preemption, SaveClock, make_progress, return_freed_memory
 from bacl_jax.train.metrics import MetricLog
 from bacl_jax.train.processes import compile_together
@@ -104,6 +104,8 @@ class Loop:
         partners = PartnerLists()
         if restored is None:
             return self.trainer.init(self.config.seed), Position(), partners
+        if self.config.objective.bns.draws_partners:  # the next list is made of the bank's rows
+            check_rows(f"the memory bank of step {restored.position.step}", np.asarray(to_host(restored.state.bank.index)), self.rows)
         for one in restored.partners:
             partners.put(one)
         position, metric = restored.position, self.headline if self.config.train.keep_best else None
@@ -177,4 +179,4 @@ class Loop:
     def _partner_list(self, state: TrainState, active_from: int) -> PartnerList:
         compile_together(f"the search for the partners from step {active_from}", self.trainer.partner_lists, state)
         index, found = to_host(self.trainer.partner_lists(state))
-        return PartnerList.from_bank(active_from, np.asarray(index), np.asarray(found), self.rows)
+        return PartnerList.from_bank(active_from, np.asarray(index), np.asarray(found))
