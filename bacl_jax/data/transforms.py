@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import simplejpeg
 from jaxtyping import Float, UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from bacl_jax.config import DataConfig
@@ -118,7 +118,8 @@ def _opened(source: Path | bytes, max_pixels: int) -> Iterator[Image.Image]:
     except DataError:
         raise
     except _UNREADABLE as error:
-        reason = str(error) or type(error).__name__
+        unidentified = isinstance(error, UnidentifiedImageError)  # whose message holds an address in memory, another in each run
+        reason = "no such format is recognised in it" if unidentified else str(error) or type(error).__name__
         raise DataError(f"not a readable image ({reason}); formats read: {', '.join(FORMATS)}", kind="unreadable") from error
 
 
