@@ -110,6 +110,7 @@ def test_folders_that_cannot_be_used(folder, tmp_path):
         "damaged .*a number, a name": ("syntax", index | {"shard_rows": 0}),
         "a number, a name": ("syntax", index | {"rows": 15, "shards": [index["shards"][0] | {"name": "../pairs/x.array_record"}]}),
         "the number of rows is not the sum": ("syntax", index | {"rows": 41}),
+        "the source is no table": ("syntax", index | {"source": 3}),
         "KeyError": ("syntax", {"format": "BJR1"}),
         "TypeError": ("syntax", []),
     }

@@ -12,9 +12,11 @@ import pytest
 from eval_fakes import CONFIG, Tokenizer, Trainer, unit
 from PIL import Image
 from rich.console import Console
+from vocabularies import CLIP_SIZE, clip_file
 
-from bacl_jax.config import AuditConfig, ConfigError, MeshConfig
+from bacl_jax.config import AuditConfig, ConfigError, DataConfig, MeshConfig
 from bacl_jax.data.source import DataError, Example
+from bacl_jax.data.tokenizer import Tokenizer as RealTokenizer
 from bacl_jax.eval import audit_report, corpus, neighbours
 from bacl_jax.eval.audit import Scores, audit, find_duplicates, find_false_negatives, scores, wrongness
 from bacl_jax.eval.corpus import Corpus
@@ -240,6 +242,18 @@ def test_a_tokenizer_of_other_captions_is_refused():
 
     with pytest.raises(ConfigError, match="does not know 100 % of the captions' tokens"):
         read(Rows((("caption 1",), ("caption 2",)), ("a", "b")), tokenizer=Foreign())
+
+
+def test_the_end_of_a_row_is_no_unknown_token(tmp_path):
+    """In CLIP's file one token is both; a caption of one word has as many ends as tokens."""
+    config = dataclasses.replace(DataConfig(), tokenizer="file", tokenizer_path=clip_file(tmp_path), vocab_size=CLIP_SIZE)
+    clip = RealTokenizer.read(config)
+    assert clip.unk_id == clip.eos_id
+    corpus.check_known(clip, ["red", "blue"])
+    words = RealTokenizer.train(["red", "blue"], dataclasses.replace(DataConfig(), tokenizer="word"))
+    corpus.check_known(words, ["red", "green"])
+    with pytest.raises(ConfigError, match="does not know 67 % of the captions' tokens"):
+        corpus.check_known(words, ["red", "green grass"])
 
 
 def found(n=12):

@@ -1,4 +1,5 @@
 import dataclasses
+import time
 
 import pytest
 
@@ -28,6 +29,23 @@ from bacl_jax.data.source import DataError
 )
 def test_what_is_not_language_goes(caption, cleaned):
     assert clean(caption) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("part", "end", "cleaned"),
+    [
+        ("<!--", "", "<!--" * 40_000),
+        ("<!--", " <b>--> a cat", "a cat"),
+        ("-->", " <!-- a <b>cat", "-->" * 40_000 + " <!-- a cat"),
+        ("<a ", "", "<a " * 39_999 + "<a"),
+        ("&amp;lt;!--", "", "<!--" * 40_000),
+        ("http://", "", ""),
+    ],
+)
+def test_a_hostile_caption_takes_no_longer_than_another_of_its_length(part, end, cleaned):
+    start = time.perf_counter()
+    assert clean(part * 40_000 + end) == cleaned
+    assert time.perf_counter() - start < 3  # a search from each part to the end took 18 seconds
 
 
 def test_captions_are_cleaned_where_it_is_asked_for():

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -29,6 +30,8 @@ class Rows:
     n: int
     bad: tuple[int, ...] = ()
     seconds: float = 0.0
+    caption: str = "caption"
+    first: int = 0
 
     def __post_init__(self):
         self.asked = []
@@ -41,7 +44,8 @@ class Rows:
         time.sleep(self.seconds)
         if index in self.bad:
             raise DataError(f"row {index}", kind="missing" if index % 2 else "syntax", shard=f"file {index // 10}")
-        return Record(random.Random(index).randbytes(500), (f"caption {index}",), f"key {index}")
+        number = self.first + index
+        return Record(random.Random(number).randbytes(500), (f"{self.caption} {index}",), f"key {index}")
 
 
 def _content(folder):
@@ -80,7 +84,7 @@ def test_a_bad_row_stops_it_and_leaves_whole_files(tmp_path):
         ArrayRecordFiles(str(tmp_path / "a"))
     mended = Rows(25)
     convert.write(mended, tmp_path / "a", shard_rows=10)
-    assert sorted(mended.asked) == list(range(10, 25))
+    assert (mended.asked[:3], sorted(mended.asked[3:])) == ([0, 12, 24], list(range(10, 25)))
     convert.write(Rows(25), tmp_path / "b" / "a", shard_rows=10)
     assert _content(tmp_path / "a") == _content(tmp_path / "b" / "a")
 
@@ -92,7 +96,7 @@ def test_files_that_were_lost_or_cut_are_written_again(tmp_path):
     os.truncate(tmp_path / "a" / "a-00003-of-00005.array_record", 100)
     again = Rows(25)
     convert.write(again, tmp_path / "a", shard_rows=5)
-    assert sorted(again.asked) == [*range(5, 10), *range(15, 20)]
+    assert (again.asked[:3], sorted(again.asked[3:])) == ([0, 12, 24], [*range(5, 10), *range(15, 20)])
     assert _content(tmp_path / "a") == before
 
 
@@ -107,6 +111,43 @@ def test_what_is_refused(tmp_path):
     assert caught.value.kind == "empty"
     with pytest.raises(ValueError, match="shard_rows = 0"):
         convert.write(Rows(3), tmp_path / "b", shard_rows=0)
+
+
+@pytest.mark.parametrize("other", [Rows(25, caption="text"), Rows(25, first=1), Rows(25, bad=(0, 12), caption="text")])
+def test_another_source_of_as_many_rows_is_refused(tmp_path, other):
+    """Other captions, other pictures, and only one row of the three that are compared can be read."""
+    with pytest.raises(DataError, match="row 13"):
+        convert.write(Rows(25, bad=(13,)), tmp_path / "a", shard_rows=5)
+    for before in ("stopped", "finished"):
+        content = _content(tmp_path / "a")
+        with pytest.raises(DataError, match=r"a: holds a conversion of another source: row (1|25) of 25 was another one; choose") as caught:
+            convert.write(other, tmp_path / "a", shard_rows=5)
+        assert (caught.value.kind, caught.value.shard) == ("type", str(tmp_path / "a")), before
+        assert _content(tmp_path / "a") == content
+        convert.write(Rows(25), tmp_path / "a", shard_rows=5)
+
+
+def test_a_source_is_known_again_by_the_rows_that_can_be_read(tmp_path):
+    """Rows are mended, a remote fails and recovers: neither makes another source of it."""
+    for bad in ((12,), (0, 5), (0, 10, 24), ()):
+        with contextlib.suppress(DataError):
+            convert.write(Rows(25, bad), tmp_path / "a", shard_rows=5)
+    convert.write(Rows(25), tmp_path / "b" / "a", shard_rows=5)
+    assert _content(tmp_path / "a") == _content(tmp_path / "b" / "a")
+
+
+def test_another_caption_column_is_another_source(tmp_path):
+    (tmp_path / "0.png").write_bytes(b"picture")
+    (tmp_path / "pairs.csv").write_text("image,caption,title\n0.png,a cat,Felix\n")
+    manifest = {"kind": "manifest", "path": str(tmp_path / "pairs.csv")}
+    assert converted(tmp_path, **manifest)[0].captions == ("a cat",)
+    with pytest.raises(DataError, match="another source") as caught:
+        converted(tmp_path, caption_column="title", **manifest)
+    assert caught.value.kind == "type"
+    moved = (tmp_path / "moved").mkdir() or tmp_path / "moved"
+    for name in ("0.png", "pairs.csv"):
+        (tmp_path / name).rename(moved / name)
+    assert len(converted(tmp_path, kind="manifest", path=str(moved / "pairs.csv"))) == 1
 
 
 def test_a_disk_that_fills_up(tmp_path):

@@ -147,6 +147,16 @@ def test_what_could_not_be_used_before_is_replaced_again(tmp_path):
     assert summary(tmp_path / "nowhere") == []
 
 
+def test_a_share_of_bad_rows_that_is_just_the_limit_is_allowed():
+    faults = Faults(0.05)
+    faults.asked(1000)
+    for row in range(50):
+        faults.add(DataError("gone", kind="missing", shard="a.tar"), step=0, position=row, row=row)
+    with pytest.raises(DataError, match=r"51 of 1,000 rows .* data\.max_error_share = 0\.05: most often 'missing' in a\.tar") as caught:
+        faults.add(DataError("gone", kind="missing", shard="a.tar"), step=0, position=50, row=50)
+    assert caught.value.kind == "too_many"
+
+
 def test_what_was_left_out_at_the_start_is_written_once(tmp_path):
     path = tmp_path / "data_errors.jsonl"
     errors = [

@@ -98,7 +98,10 @@ def test_partners_take_their_rows_as_full_pairs(data, tokenizer):
     for step, batch in got:
         rows = batch_rows(CONFIG.seed, step, 24, len(data.train))
         if step >= 2:
-            rows = with_partners(rows, _partners(data, active_from=2), share[step], CONFIG.seed, step)
+            base, rows = rows, with_partners(rows, _partners(data, active_from=2), share[step], CONFIG.seed, step)
+            assert lists.replaced_at(step) == (base != rows).sum() > 0
+        else:
+            assert lists.replaced_at(step) == 0
         np.testing.assert_array_equal(batch.index, rows)
         np.testing.assert_array_equal(batch.anchor_id, hash_ids([data.train[row].anchor_key for row in rows.tolist()]))
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bacl_jax.data.order import PARTNER, PartnerList, PartnerLists, batch_rows, generator, with_partners
+from bacl_jax.data.order import PARTNER, PartnerList, PartnerLists, batch_rows, generator, replacement, with_partners
 
 
 @settings(deadline=None)
@@ -31,6 +31,13 @@ def test_order_is_pure_and_differs_by_seed_step_and_epoch():
     assert (batch_rows(0, 5, 64, 64) != batch_rows(1, 5, 64, 64)).any()
     assert (batch_rows(0, 5, 64, 64) != batch_rows(0, 6, 64, 64)).any()
     assert list(batch_rows(0, 10**7, 3, 10**6)) == list(batch_rows(0, 10**7, 3, 10**6))  # any step directly, no replay
+
+
+def test_each_attempt_to_replace_a_row_draws_another():
+    drawn = {words: replacement(*words, 10**12) for words in np.ndindex(2, 3, 4, 16)}  # seed, step, position, attempt
+    assert len(set(drawn.values())) == len(drawn)
+    assert drawn == {words: replacement(*words, 10**12) for words in drawn}
+    assert {replacement(0, 0, 0, attempt, 3) for attempt in range(100)} == {0, 1, 2}
 
 
 def test_first_rows_are_spread_evenly():

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bacl_jax.config import Config, ConfigError
-from bacl_jax.data import Tokenizer, batches, order, stream
+from bacl_jax.data import Tokenizer, batches, order, stream, transforms
 from bacl_jax.data.faults import Faults
 from bacl_jax.data.loader import BatchBuilder
 from bacl_jax.data.source import DataError, hash_ids
@@ -160,6 +160,15 @@ def test_a_picture_or_a_caption_that_is_none():
     with pytest.raises(DataError, match=r"0\.tar/9: not a readable image") as caught:
         broken[0].decoded()
     assert (caught.value.kind, caught.value.shard) == ("unreadable", "0.tar")
+
+
+def test_a_picture_of_more_pixels_than_allowed_is_refused():
+    records = Memory()  # of 20 x 16 pixels
+    for look in (lambda example: example.image, lambda example: example.picture.crop(8, transforms.square, "bilinear")):
+        look(dataset(records, max_pixels=320, validation_rows=0, test_rows=0).train[7])
+        with pytest.raises(DataError, match=r"0\.tar/7: .*20 x 16 = 320 pixels, data.max_pixels is 319") as caught:
+            look(dataset(records, max_pixels=319, validation_rows=0, test_rows=0).train[7])
+        assert (caught.value.kind, caught.value.shard) == ("bomb", "0.tar")
 
 
 def test_a_tokenizer_is_trained_on_what_can_be_read():

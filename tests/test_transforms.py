@@ -134,6 +134,7 @@ def test_what_is_no_image_is_unreadable(content):
     with pytest.raises(DataError, match="formats read: BMP") as caught:
         _decode(content)
     assert caught.value.kind == "unreadable"
+    assert "0x" not in str(caught.value)  # an address in memory, so the lists of two audits would differ
 
 
 def test_crop_without_arguments_is_the_centre_resized():

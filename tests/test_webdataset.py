@@ -440,6 +440,20 @@ def test_a_shard_that_changes_while_it_is_read(shards, change):
     assert records[4].key == EXPECTED[4][0]
 
 
+@pytest.mark.parametrize("name", ["a.json", "b.txt", "c.txt"])
+def test_a_caption_of_another_stem_or_form_is_refused(tmp_path, name):
+    """The shard was written again: members of the same places and sizes, other names."""
+    captions = {"a.txt": b"of a", "b.txt": b"of b"}
+    parts = [[member(f"{i}.jpg", picture(0)), member(f"{i}.txt", captions[f"{i}.txt"])] for i in "ab"]
+    one(tmp_path, tar(parts[0] + parts[1]))
+    records = TarShards(f"{tmp_path}/one.tar")
+    (tmp_path / "one.tar").write_bytes(tar([parts[0][0], member(name, captions["a.txt"]), *parts[1]]))
+    with pytest.raises(DataError, match=rf"one\.tar: changed since it was indexed \(picture 'a' and caption '{name}'\)") as caught:
+        records[0]
+    assert caught.value.kind == "changed"
+    assert records[1].captions == ("of b",)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "kind"),
     [

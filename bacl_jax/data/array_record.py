@@ -55,11 +55,13 @@ class Index:
     """What index.json holds.
 
     source_rows, shard_rows: rows of the source, and how many of them belong to a file; file i has rows i * shard_rows and following.
+    source: what tells it from others: number of a row of it -> sha256 of the row's bytes.
     shards: the finished files, in order; all of them when there are ceil(source_rows / shard_rows).
     """
 
     source_rows: int
     shard_rows: int
+    source: dict[str, str]
     shards: tuple[Shard, ...]
 
     @property
@@ -93,7 +95,9 @@ def read_index(folder: Path) -> Index:
     try:
         content = json.loads(path.read_bytes())
         shards = tuple(Shard(**shard) for shard in content["shards"])
-        index = Index(content["source_rows"], content["shard_rows"], shards)
+        if not isinstance(content["source"], dict):
+            raise ValueError("the source is no table of rows")
+        index = Index(content["source_rows"], content["shard_rows"], content["source"], shards)
         numbers = [index.source_rows, index.shard_rows - 1, *(number for shard in shards for number in (shard.rows, shard.bytes))]
         if content["rows"] != index.rows:
             raise ValueError("the number of rows is not the sum of those of the files")

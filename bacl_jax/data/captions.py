@@ -5,7 +5,8 @@ import re
 
 import ftfy
 
-_TAG = re.compile(r"</?[A-Za-z][^<>]*>|<!--.*?-->", re.DOTALL)
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
+_TAG_OR_COMMENT = re.compile(rf"{_TAG.pattern}|<!--.*?-->", re.DOTALL)
 _URL = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
 
 
@@ -13,7 +14,9 @@ def clean(caption: str) -> str:
     """The caption without what is not language.
 
     In this order: text decoded wrongly is mended and control characters go (ftfy), HTML entities become their characters, also those that
-    were escaped twice (both as open_clip's `basic_clean`), HTML tags and comments go, URLs go, single spaces stay.
+    were escaped twice (both as open_clip's `basic_clean`), HTML tags and comments go, URLs go, single spaces stay. Time is linear in the
+    caption's length.
     """
     text = html.unescape(html.unescape(ftfy.fix_text(caption)))
-    return " ".join(_URL.sub(" ", _TAG.sub(" ", text)).split())
+    before, end, after = text.rpartition("-->")  # after the last end of a comment, one that begins would be looked for in vain
+    return " ".join(_URL.sub(" ", _TAG_OR_COMMENT.sub(" ", before + end) + _TAG.sub(" ", after)).split())

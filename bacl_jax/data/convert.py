@@ -1,6 +1,7 @@
 """Any source to ArrayRecord files, whose form bacl_jax/data/array_record.py defines."""
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import os
@@ -35,7 +36,8 @@ def write(
     on_error: "raise" passes on the first DataError of a row; "skip" leaves such rows out, counts them, and hands each error to `on_skip`.
 
     Cost: one reading of the source in its order, 8 rows at a time; the pictures' size on disk, and 128 KiB a file beyond it at most.
-    Raises DataError where the source has no row ("empty"), or where `out` holds the conversion of another source ("type").
+    Raises DataError where the source has no row ("empty"), or where `out` holds the conversion of another source ("type"): of another
+    number of rows, or whose first, middle or last row is another one.
     """
     if shard_rows < 1:
         raise ValueError(f"a file needs at least one row, found shard_rows = {shard_rows}")
@@ -44,17 +46,18 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     for partial in out.glob(f".*{SUFFIX}.partial"):
         partial.unlink()
-    empty = Index(len(records), shard_rows, ())
-    finished = _finished(out, empty)
+    begun = _begun(out, Index(len(records), shard_rows, _digests(records), ()))
+    finished = {shard.name: shard for shard in begun.shards}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as progress, ThreadPoolExecutor(_THREADS) as pool:
         task = progress.add_task("writing ArrayRecord", total=len(records))
-        for number in range(empty.files):
-            name = f"{out.resolve().name}-{number:05d}-of-{empty.files:05d}{SUFFIX}"
+        for number in range(begun.files):
+            name = f"{out.resolve().name}-{number:05d}-of-{begun.files:05d}{SUFFIX}"
             rows = range(number * shard_rows, min((number + 1) * shard_rows, len(records)))
             if name not in finished:
                 finished[name] = _write_shard(out / name, rows.start, _rows(records, rows, pool), on_error, on_skip)
-                _replace(out / INDEX, Index(len(records), shard_rows, tuple(finished[key] for key in sorted(finished))).to_json().encode())
+                index = dataclasses.replace(begun, shards=tuple(finished[key] for key in sorted(finished)))
+                _replace(out / INDEX, index.to_json().encode())
             progress.update(task, completed=rows.stop)
     index = array_record.read_index(out)
     skipped = index.skipped
@@ -63,17 +66,34 @@ def write(
     return index
 
 
-def _finished(out: Path, expected: Index) -> dict[str, Shard]:
-    """The files of an earlier start that need not be written again: listed, there, and of the listed size."""
+def _digests(records: Records) -> dict[str, str]:
+    """What tells the source from others of as many rows: of its first, its middle and its last row what would be written.
+
+    A row that cannot be read is not in it: it may be mended before the next start.
+    """
+    found = {}
+    for row in sorted({0, len(records) // 2, len(records) - 1}):
+        with contextlib.suppress(DataError):  # raised or counted where the row's turn comes
+            found[str(row)] = hashlib.sha256(array_record.encode(records[row], row)).hexdigest()
+    return found
+
+
+def _begun(out: Path, expected: Index) -> Index:
+    """The index, with the files of an earlier start that need not be written again: listed, there, and of the listed size."""
     if not (out / INDEX).exists():
-        return {}
+        return expected
     found = array_record.read_index(out)
     if (found.source_rows, found.shard_rows) != (expected.source_rows, expected.shard_rows):
         before = f"of {found.source_rows:,} rows, {found.shard_rows:,} a file"
         now = f"{expected.source_rows:,} rows, {expected.shard_rows:,} a file"
         raise DataError(f"{out}: holds a conversion {before}; this one has {now}; choose another folder", kind="type", shard=str(out))
+    others = [int(row) + 1 for row, digest in expected.source.items() if found.source.get(row, digest) != digest]
+    if others:
+        what = f"holds a conversion of another source: row {others[0]:,} of {found.source_rows:,} was another one; choose another folder"
+        raise DataError(f"{out}: {what}", kind="type", shard=str(out))
     files = [(shard, out / shard.name) for shard in found.shards]
-    return {shard.name: shard for shard, path in files if path.is_file() and path.stat().st_size == shard.bytes}
+    kept = tuple(shard for shard, path in files if path.is_file() and path.stat().st_size == shard.bytes)
+    return dataclasses.replace(expected, source=dict(sorted((found.source | expected.source).items())), shards=kept)
 
 
 def _rows(records: Records, rows: range, pool: ThreadPoolExecutor) -> Iterator[Record | DataError]:

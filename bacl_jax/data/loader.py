@@ -57,7 +57,10 @@ class BatchBuilder:
         current = self._partners.at(step) if self._partners is not None else None
         if current is None:
             return rows
-        return order.with_partners(rows, current, self._partner_share(step), config.seed, step)
+        mixed = order.with_partners(rows, current, self._partner_share(step), config.seed, step)
+        assert self._partners is not None
+        self._partners.count(step, int(np.count_nonzero(mixed != rows)))
+        return mixed
 
     def _pair(self, row: int, choice: float, draw: list[float]) -> Pair:
         """The pair at a row; choice, in [0, 1), draws its caption and `draw` (`transforms.augmentation`) the crop."""

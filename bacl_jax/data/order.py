@@ -113,6 +113,7 @@ class PartnerLists:
         self._lock = threading.Lock()
         self._lists: list[PartnerList] = []
         self._asked = -1
+        self._replaced: dict[int, int] = {}
 
     def put(self, partner_list: PartnerList) -> None:
         """Add a list; one with the same `active_from` is replaced. Raises RuntimeError if a step it acts on was already read."""
@@ -130,6 +131,17 @@ class PartnerLists:
         with self._lock:
             self._asked = max(self._asked, step)
             return next((each for each in reversed(self._lists) if each.active_from <= step), None)
+
+    def count(self, step: int, replaced: int) -> None:
+        """So many rows of a step's global batch are partners in place of the rows that the order gave."""
+        with self._lock:
+            self._replaced[step] = replaced
+
+    def replaced_at(self, step: int) -> int:
+        """What `count` was told of a step, 0 where nothing; forgets the steps before."""
+        with self._lock:
+            self._replaced = {at: replaced for at, replaced in self._replaced.items() if at >= step}
+            return self._replaced.get(step, 0)
 
     def live(self, step: int) -> tuple[PartnerList, ...]:
         """The lists that steps >= `step` need: the one in force and those to come, by active_from."""

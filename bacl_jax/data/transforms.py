@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import io
 import math
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,20 +15,19 @@ from typing import Literal
 import numpy as np
 import simplejpeg
 from jaxtyping import Float, UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from bacl_jax.config import DataConfig
+from bacl_jax.data import orientation
 from bacl_jax.data.order import AUGMENTATION, generator
 from bacl_jax.data.source import DataError, Picture
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # not all that Pillow reads: its EPS reader, for one, starts another program
 Filter = Literal["bilinear", "bicubic"]
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError, struct.error)
 _WHITE = (255, 255, 255)
 _EIGHTHS = (1, 2, 3, 4, 5, 6, 8)  # of a JPEG's size at which it can be decoded; 7/8 takes longer than the whole
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}  # both with anti-aliasing
-_ON_THE_SIDE = (5, 6, 7, 8)  # orientations of EXIF under which width and height change places
 _TRIES = 10  # areas and ratios drawn for a random resized crop before the whole picture is taken, as in torchvision
 _pillow_limit = threading.Lock()
 
@@ -70,13 +68,14 @@ class Encoded(Picture):
         """As the function `crop`. A JPEG is decoded at the least size at which the part still has `size` pixels a side."""
         with self._named(), _opened(self.content, self.max_pixels) as image:
             if not isinstance(image, JpegImageFile):
-                picture, _ = _pixels(image, self.content, 1.0)
+                picture = orientation.upright(_pixels(image, self.content, 1.0)[0], orientation.read(image))
                 return _show(picture, picture.size, where(*picture.size), size, resample)
-            width, height = image.size
-            upright = (height, width) if image.getexif().get(ExifTags.Base.Orientation, 1) in _ON_THE_SIDE else (width, height)
+            turn = orientation.read(image)
+            upright = orientation.upright_size(image.size, turn)
             window = where(*upright)
-            picture, zoom = _pixels(image, self.content, min(window.width, window.height) / size)
-            return _show(picture, upright, window, size, resample, zoom)
+            stored, zoom = _pixels(image, self.content, min(window.width, window.height) / size)
+            picture = orientation.upright(stored, turn)
+            return _show(picture, upright, window, size, resample, zoom, orientation.corner(picture, upright, zoom, turn))
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -94,7 +93,7 @@ def decode(source: Path | bytes, *, max_pixels: int, max_side: int) -> UInt8[np.
     Raises DataError of kind "bomb" or "unreadable"; the message does not name the file, the caller knows more about it.
     """
     with _opened(source, max_pixels) as image:
-        picture, _ = _pixels(image, source, min(image.size) / max_side)
+        picture = orientation.upright(_pixels(image, source, min(image.size) / max_side)[0], orientation.read(image))
     shrink = min(picture.size) / max_side
     if shrink > 1:
         width, height = picture.size
@@ -117,30 +116,28 @@ def _opened(source: Path | bytes, max_pixels: int) -> Iterator[Image.Image]:
         raise DataError(_bomb(str(error), max_pixels), kind="bomb") from error
     except DataError:
         raise
-    except _UNREADABLE as error:
-        reason = str(error) or type(error).__name__
+    except orientation.DAMAGE as error:
+        unidentified = isinstance(error, UnidentifiedImageError)  # whose message holds an address in memory, another in each run
+        reason = "no such format is recognised in it" if unidentified else str(error) or type(error).__name__
         raise DataError(f"not a readable image ({reason}); formats read: {', '.join(FORMATS)}", kind="unreadable") from error
 
 
 def _pixels(image: Image.Image, source: Path | bytes, shrink: float) -> tuple[Image.Image, float]:
-    """(the picture upright in RGB, its size relative to the stored one); a JPEG may be smaller, down to 1 / shrink.
+    """(the picture as it is stored, in RGB, its size relative to the stored one); a JPEG may be smaller, down to 1 / shrink.
 
     simplejpeg decodes without Python's lock and without Pillow's copies, to the same pixels (both are libjpeg-turbo). What it refuses, be
     it damaged or CMYK, Pillow decodes or refuses, at a half, a quarter or an eighth.
     """
     if not isinstance(image, JpegImageFile):
-        return flatten_on_white(ImageOps.exif_transpose(image)), 1.0
+        return flatten_on_white(image), 1.0
     stored = image.size
     eighths = next((k for k in _EIGHTHS if k * shrink >= 8), 8)
     pixels = _simplejpeg(source.read_bytes() if isinstance(source, Path) else source, stored, eighths)
     if pixels is not None:
-        picture = Image.fromarray(pixels)
-        picture.info = image.info  # the orientation
-        ImageOps.exif_transpose(picture, in_place=True)
-        return picture, eighths / 8
+        return Image.fromarray(pixels), eighths / 8
     part = next((k for k in (8, 4, 2) if k <= shrink), 1)
     drafted = image.draft("RGB", (max(1, stored[0] // part), max(1, stored[1] // part)))
-    return flatten_on_white(ImageOps.exif_transpose(image)), drafted[1][2] / stored[0] if drafted else 1.0
+    return flatten_on_white(image), drafted[1][2] / stored[0] if drafted else 1.0
 
 
 def _simplejpeg(content: bytes, size: tuple[int, int], eighths: int) -> UInt8[np.ndarray, "h w 3"] | None:
@@ -257,15 +254,25 @@ def crop(
 
 
 def _show(
-    picture: Image.Image, stored: tuple[int, int], window: Window, size: int, resample: Filter, zoom: float = 1.0
+    picture: Image.Image,
+    stored: tuple[int, int],
+    window: Window,
+    size: int,
+    resample: Filter,
+    zoom: float = 1.0,
+    corner: tuple[float, float] = (0.0, 0.0),
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """The window, in pixels of the stored size (width, height), of which `picture` has `zoom` times as many a side."""
+    """The window, in pixels of the stored size (width, height), of which `picture` has `zoom` times as many a side.
+
+    corner: where the upper left corner of that size lies in `picture`.
+    """
     source_x, target_x = _overlap(window.left, window.width, stored[0], size)
     source_y, target_y = _overlap(window.top, window.height, stored[1], size)
     target = (target_x[1] - target_x[0], target_y[1] - target_y[0])
     if min(target) <= 0:
         return np.full((size, size, 3), _WHITE, np.uint8)
-    box = (zoom * source_x[0], zoom * source_y[0], zoom * source_x[1], zoom * source_y[1])
+    left, top = corner
+    box = (left + zoom * source_x[0], top + zoom * source_y[0], left + zoom * source_x[1], top + zoom * source_y[1])
     part = np.asarray(picture.resize(target, _FILTERS[resample], box=box))
     if target != (size, size):
         canvas = np.full((size, size, 3), _WHITE, np.uint8)

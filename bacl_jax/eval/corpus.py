@@ -120,7 +120,8 @@ def read(trainer: Any, params: Any, tokenizer: Any, source: Source, config: Conf
 def check_known(tokenizer: Any, captions: list[str]) -> None:
     """ConfigError where the tokenizer does not know most of the captions: such a checkpoint belongs to other data. Asks 10,000 of them."""
     ids, mask = tokenizer.encode(captions[:: -(-len(captions) // 10_000)])
-    share = float(np.sum(ids == tokenizer.unk_id) / max(1, mask.sum() - 2 * len(ids)))
+    inside = ids[:, 1:-1][mask[:, 2:]]  # without the ends of each row: CLIP's stands for unknown tokens as well
+    share = float(np.sum(inside == tokenizer.unk_id) / max(1, len(inside)))
     if share > MOST_UNKNOWN:
         raise ConfigError(
             f"the checkpoint's tokenizer does not know {100 * share:.0f} % of the captions' tokens: it was trained on other captions; "

@@ -94,10 +94,14 @@ class Loop:
             start_step=position.step,
             wall_seconds=position.wall_seconds,
             show=shown.update,
-            statistics=self.statistics,
+            statistics=lambda step: {**self.statistics(step), **self._partner_rows(partners, step)},
         )
         with contextlib.closing(log), contextlib.closing(shown):
             return self._run(state, position, partners, log, preemption)
+
+    def _partner_rows(self, partners: PartnerLists, step: int) -> dict[str, float]:
+        """How many rows of the batch of the step just done were partners, where they are drawn."""
+        return {"data/partner_rows": partners.replaced_at(step - 1)} if self.config.objective.bns.draws_partners else {}
 
     def _start(self) -> tuple[TrainState, Position, PartnerLists]:
         restored = self.checkpoints.restore(self.trainer.abstract_state(), self.rows)
