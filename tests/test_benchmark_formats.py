@@ -9,6 +9,7 @@ from PIL import Image
 
 from bacl_jax.config import ConfigError, from_config_dict, to_dict
 from bacl_jax.data.source import DataError
+from bacl_jax.data.transforms import Window
 from bacl_jax.eval import benchmark_report, report, suite
 from bacl_jax.eval.benchmarks import chance, expected
 from bacl_jax.eval.encoder import Encoder
@@ -174,6 +175,15 @@ def test_aro_looks_into_the_box(tmp_path):
     assert "accuracy/attribution/white_small" not in m
     assert m["accuracy_macro"] == pytest.approx((200 / 3 + 2500 / 28) / 2)
     assert (m["n/relation"], m["n/attribution"]) == (3, 28)
+
+
+def test_a_box_may_reach_out_of_the_picture(tmp_path):
+    picture(tmp_path / "images" / "0.jpg", 0)
+    write(tmp_path / "visual_genome_relation.json", vg(0, "relation", "on", bbox_x=0, bbox_y=-1, bbox_w=64, bbox_h=16))
+    (entry,) = READERS["aro"](tmp_path)[0]
+    assert entry.pictures[0].where(40, 30) == Window(24, -1, 16, 16)
+    write(tmp_path / "visual_genome_relation.json", vg(0, "relation", "on", bbox_x=0, bbox_y=-9, bbox_w=200, bbox_h=200))
+    assert run("aro", np.eye(256), np.eye(2, 256), path=str(tmp_path)).metrics["n"] == 1
 
 
 def test_valse_takes_validated_foils_alone(tmp_path):

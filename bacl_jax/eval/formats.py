@@ -14,6 +14,7 @@ from bacl_jax.data.source import DataError
 from bacl_jax.eval.encoder import Shown
 
 ARO_PARTS = {"visual_genome_relation": "relation", "visual_genome_attribution": "attribution"}
+FAR = 100_000  # pixels that a box may begin left of the picture, or above it; what lies outside is white
 VOTES = 2  # VALSE: annotators of three who chose the caption and not the foil, at least
 
 
@@ -118,7 +119,7 @@ def aro(path: Path) -> Read:
     entries = []
     for fields in _entries(path, tuple(ARO_PARTS)):
         part = ARO_PARTS[fields.path.stem]
-        x, y = (fields.number(name, fields.value(name), 0) for name in ("bbox_x", "bbox_y"))
+        x, y = (fields.number(name, fields.value(name), -FAR) for name in ("bbox_x", "bbox_y"))
         width, height = (fields.number(name, fields.value(name), 1) for name in ("bbox_w", "bbox_h"))
         shown = Shown((fields.text("image_path"),), (x, y, width, height))
         captions = (fields.text("true_caption"), fields.text("false_caption"))
