@@ -268,6 +268,23 @@ class AuditConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """A compositional benchmark of launch.evaluate, in its published files."""
+
+    path: str | None = changeable(None)  # its file, or the folder of its files
+    images: str | None = changeable(None)  # folder of its pictures; None: images, beside the files
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationConfig:
+    """The task `classification` of launch.evaluate: pictures in a folder for each class."""
+
+    path: str | None = changeable(None)  # folder of the classes' folders
+    classes: str | None = changeable(None)  # .txt: a name a line, in the order of the folders; .json: folder to name; None: folders' names
+    templates: str = changeable("plain")  # plain: a photo of a {}.; imagenet7: seven of CLIP's; else a file with one a line
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     split: Literal["validation", "test"] = changeable("validation")  # what the run evaluates while it trains
     report: Literal["validation", "test"] = changeable("test")  # what the report at the end is about; where it has no rows: split
@@ -278,6 +295,12 @@ class EvalConfig:
     batch_size: Positive = changeable(256)  # rows encoded at a time
     chunk: Positive = changeable(1024)  # queries ranked at a time
     audit: AuditConfig = AuditConfig()
+    classification: ClassificationConfig = ClassificationConfig()
+    sugarcrepe: BenchmarkConfig = BenchmarkConfig()
+    sugarcrepe_pp: BenchmarkConfig = BenchmarkConfig()
+    winoground: BenchmarkConfig = BenchmarkConfig()
+    aro: BenchmarkConfig = BenchmarkConfig()
+    valse: BenchmarkConfig = BenchmarkConfig()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -205,4 +205,14 @@ def evaluation() -> ConfigDict:
     audit.pixels = 0.05  # (c) near duplicates: largest difference of a pixel of their thumbnails, in [0, 1]
     audit.tolerance = 0.1  # (c) false negatives: at most so much less similar than the own pair; a cosine
     audit.shown = 24  # (c) rows of each picture; 0: none is drawn
+
+    evaluation.classification = classification = ConfigDict()  # tasks of launch.evaluate alone, from here on
+    classification.path = optional(None)  # (c) folder with a folder of pictures for each class; None: the task is refused
+    classification.classes = optional(None)  # (c) .txt: a name a line, in the folders' order; .json: folder to name; None: folders' names
+    classification.templates = "plain"  # (c) prompts: plain, imagenet7, or a file with one a line, {} where the class goes
+
+    for name in ("sugarcrepe", "sugarcrepe_pp", "winoground", "aro", "valse"):
+        evaluation[name] = benchmark = ConfigDict()
+        benchmark.path = optional(None)  # (c) its published file, or the folder of its files; None: the task is refused
+        benchmark.images = optional(None)  # (c) folder of its pictures; None: images, beside the files
     return evaluation

@@ -3,20 +3,21 @@
     python -m launch.evaluate --workdir=runs/bacl
     python -m launch.evaluate --workdir=runs/bacl --step=600 --tasks=retrieval,halftrue --config.eval.split=validation
     python -m launch.evaluate --workdir=runs/bacl --tasks=audit
+    python -m launch.evaluate --workdir=runs/bacl --tasks=winoground --config.eval.winoground.path=winoground/examples.jsonl
 
 --workdir  folder of a run of launch.train; its config.json, data and tokenizer are used.
 --step     the checkpoint; the newest readable one if left out.
---tasks    of retrieval, halftrue, localization, audit; those of the run's eval.tasks if left out.
+--tasks    of retrieval, halftrue, localization, audit; those of the run's eval.tasks if left out. On data of their own, named by
+           eval.<task> (docs/evaluation.md): classification, sugarcrepe, sugarcrepe_pp, winoground, aro, valse.
 --config.<field>=<value> changes a field that may differ from the training's: data.path, eval.*, mesh.*. The split is
 eval.split if it is given here, else eval.report, by default test.
 
-audit ranks the training pairs (or those of eval.audit.split) by how likely they are wrong, as the mean over the kept checkpoints sees it,
-and lists duplicates and captions that fit other pictures, too: CSV files and pictures in DIR/eval/<step>/audit; docs/data.md tells more.
+audit ranks the training pairs, or those of eval.audit.split, by how likely they are wrong; docs/data.md tells more.
 
 Writes DIR/eval/<step>/<task>.json. Exit codes: 0 done, 2 bad usage or config, else a crash.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from absl import flags
 from ml_collections import config_flags
@@ -38,16 +39,16 @@ TASKS = flags.DEFINE_list("tasks", None, "Tasks, separated by commas.")
 def main() -> None:
     if WORKDIR.value is None:
         raise ConfigError("--workdir must be given, as in --workdir=runs/bacl; --help tells more")
-    flag: Any = flags.FLAGS["config"]
-    overrides = flag.override_values
+    overrides = cast(Any, flags.FLAGS["config"]).override_values
     config = from_config_dict(command.overridden(to_dict(read_config(WORKDIR.value)), overrides))
     tasks = TASKS.value or config.eval.tasks
-    suite.check_tasks(tasks, (*suite.TASKS, AUDIT))
+    suite.check_tasks(tasks, (*suite.TASKS, AUDIT, *suite.BENCHMARKS))
     found = restore(WORKDIR.value, STEP.value, config)
     run = Run(found.config, found.dataset, found.tokenizer, found.trainer)
     if AUDIT in tasks:
         run.audit(WORKDIR.value, found.step)
-    if not (tasks := [task for task in tasks if task != AUDIT]):
+    run.benchmarks(WORKDIR.value, found.params, found.step, [task for task in tasks if task in suite.BENCHMARKS])
+    if not (tasks := [task for task in tasks if task in suite.TASKS]):
         return
     split = config.eval.split if "eval.split" in overrides else run.reported_split()
     if split is None:

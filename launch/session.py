@@ -19,8 +19,9 @@ from bacl_jax.data.sampler import Sampler
 from bacl_jax.data.source import DataSet
 from bacl_jax.data.stages import Stages
 from bacl_jax.data.tokenizer import Tokenizer
-from bacl_jax.eval import audit_report, corpus, report, suite
+from bacl_jax.eval import audit_report, benchmark_report, corpus, report, suite
 from bacl_jax.eval.audit import audit
+from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.head import train_head
 from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.mesh import make_mesh, process_blocks, to_host
@@ -150,6 +151,18 @@ class Run:
         report.print_tables(results)
         pictures = report.write_plots(workdir, embeddings, plots) if main and self.config.eval.plots else []
         print("\n".join(map(str, [*paths, *pictures])))
+
+    def benchmarks(self, workdir: str | os.PathLike[str], params: Any, step: int, tasks: Sequence[str]) -> None:
+        """Tasks on data of their own: DIR/eval/<step>/<task>.json, and in DIR/eval/<step>/<task> the list of what was not scored."""
+        encoder = Encoder(self.trainer, jax.device_put(params), self.tokenizer, self.config, show_progress=True)
+        for task in tasks:
+            outcome, settings = suite.BENCHMARKS[task](encoder), getattr(self.config.eval, task)
+            written = {"config_sha256": sha256(self.config), "data": settings.path}
+            paths = suite.write(workdir, step, {task: outcome.metrics}, **written)
+            paths.append(benchmark_report.write_left_out(paths[0].with_suffix("") / "left_out.csv", outcome.left_out))
+            print(f"step {step}, {settings.path}")
+            report.print_tables({task: outcome.metrics})
+            print("\n".join(map(str, paths)))
 
     def audit(self, workdir: str | os.PathLike[str], step: int) -> None:
         """The task `audit` on the pairs of eval.audit.split, by the checkpoints of eval.audit.steps, `step` the newest.

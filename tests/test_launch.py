@@ -150,9 +150,46 @@ def test_an_audit_writes_lists_and_pictures(finished):
     assert json.loads((workdir / "eval" / "4" / "test" / "audit.json").read_text())["metrics"]["n_images"] < 20
 
 
+def test_benchmarks_in_their_published_files(finished, manifest, tmp_path):
+    workdir, _ = finished
+    line = {"id": 0, "image_0": "red4", "image_1": "blue4", "caption_0": "red bar", "caption_1": "blue bar", "collapsed_tag": "Object"}
+    missing = line | {"id": 1, "image_0": "nowhere"}
+    (tmp_path / "examples.jsonl").write_text(f"{json.dumps(line)}\n{json.dumps(missing)}\n")
+    for name in COLOURS:
+        (tmp_path / "colours" / name).mkdir(parents=True)
+        (tmp_path / "colours" / name / "a.png").write_bytes((manifest.parent / f"{name}4.png").read_bytes())
+    done = launch(
+        "evaluate",
+        f"--workdir={workdir}",
+        "--step=4",
+        "--tasks=winoground,classification",
+        f"--config.eval.winoground.path={tmp_path}",
+        f"--config.eval.winoground.images={manifest.parent}",
+        f"--config.eval.classification.path={tmp_path / 'colours'}",
+    )
+    assert done.returncode == 0, done.stderr
+    found = {task: json.loads((workdir / "eval" / "4" / f"{task}.json").read_text()) for task in ("winoground", "classification")}
+    assert found["winoground"]["data"] == str(tmp_path)
+    numbers = found["winoground"]["metrics"]
+    assert (numbers["n"], numbers["n_entries"], numbers["left_out/missing"], numbers["group_score_chance"]) == (
+        1,
+        2,
+        1,
+        pytest.approx(50 / 3),
+    )
+    assert {"text_score", "image_score", "group_score", "text_score_blind"} <= numbers.keys()
+    assert (found["classification"]["metrics"]["n"], found["classification"]["metrics"]["top5"]) == (4, 100)
+    listed = workdir / "eval" / "4" / "winoground" / "left_out.csv"
+    assert "nowhere.png,missing" in listed.read_text()
+    for part in ("winoground, 1 of 2 entries", "classification, 4 of 4 entries", "group score", str(listed)):
+        assert part in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--workdir={run}", "--tasks=aro"], "config.eval.aro.path = None: must name the benchmark's file or folder"),
+        (["--workdir={run}", "--tasks=valse", "--config.eval.valse.path=none.json"], "none.json: cannot be read"),
         ([], "--workdir must be given"),
         (["--workdir=/nowhere"], "--workdir=/nowhere is no workdir of a run"),
         (["--workdir={run}", "--step=3"], "no readable checkpoint of step 3"),

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from bacl_jax.eval import benchmark_report
 from bacl_jax.eval.pictures import attention_triptych, retrieval_gallery, save, triptychs
 from bacl_jax.eval.retrieval import Embeddings
 
@@ -49,7 +50,8 @@ def tables(results: Mapping[str, Mapping[str, float]]) -> list[Table]:
         "halftrue": _halftrue_table,
         "localization": _localization_table,
     }
-    return [forms.get(task, lambda metrics, task=task: _plain_table(task, metrics))(metrics) for task, metrics in results.items()]
+    others = {task: benchmark_report.table if "n_entries" in metrics else _plain_table for task, metrics in results.items()}
+    return [forms[task](metrics) if task in forms else others[task](task, metrics) for task, metrics in results.items()]
 
 
 def print_tables(results: Mapping[str, Mapping[str, float]], console: Console | None = None) -> None:

@@ -2,15 +2,23 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bacl_jax.config import Config, ConfigError
+from bacl_jax.eval.benchmarks import MEASURES, Outcome, compositional
 from bacl_jax.eval.compositional import halftrue
+from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.localization import localization
 from bacl_jax.eval.retrieval import Embeddings, retrieval
+from bacl_jax.eval.zeroshot import classification
 
+BENCHMARKS: dict[str, Callable[[Encoder], Outcome]] = {  # on data of their own, which eval.<task> names
+    "classification": classification,
+    **{task: partial(compositional, task) for task in MEASURES},
+}
 TASKS = {"retrieval": retrieval, "halftrue": halftrue, "localization": localization}
 
 

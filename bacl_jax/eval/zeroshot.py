@@ -1,0 +1,171 @@
+"""Zero-shot classification: a picture is of the class whose name, put into prompts, is most similar to it.
+
+Dimension legend: C classes, n pictures of a batch, D embedding width.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from bacl_jax.config import ClassificationConfig, ConfigError
+from bacl_jax.data.source import DataError
+from bacl_jax.eval.benchmarks import Outcome
+from bacl_jax.eval.encoder import Encoder, Shown
+from bacl_jax.eval.formats import LeftOut
+from bacl_jax.eval.retrieval import TIE, chance_of_first
+from bacl_jax.settings import how_to_set
+
+TEMPLATES = {
+    "plain": ("a photo of a {}.",),
+    "imagenet7": (  # the seven that CLIP's authors found to do most of what their 80 do
+        "itap of a {}.",
+        "a bad photo of the {}.",
+        "a origami {}.",
+        "a photo of the large {}.",
+        "a {} in a video game.",
+        "art of the {}.",
+        "a photo of the small {}.",
+    ),
+}
+PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+TOP = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Folders:
+    """Class c is called names[c]; picture i shows class label[i]."""
+
+    names: list[str]
+    pictures: list[Shown]
+    label: list[int]
+
+
+def classification(encoder: Encoder) -> Outcome:
+    """The task `classification` on the folders that eval.classification names, in percent.
+
+    `top1`, `top5`: share of the pictures whose class is the most similar one, or among the first 5. `mean_class_recall`: mean, over the
+    classes that have a picture, of their pictures' top1. A tie counts its share, as everywhere; `<name>_chance` is what a model scores that
+    ties all classes. `n`: pictures scored; `n_entries`: pictures there are; `n_classes`; `left_out/<reason>`: pictures that cannot be read.
+    Host memory: 4 C D bytes, and 4 n C for a batch's scores.
+    """
+    settings = encoder.config.eval.classification
+    templates = read_templates(settings.templates)
+    found = read_folders(settings)
+    root = Path(str(settings.path))
+    prompts = class_embeddings(encoder, found.names, templates)
+    labels = np.asarray(found.label)
+    greater, ties = np.zeros(len(labels), np.int64), np.zeros(len(labels), np.int64)
+    left_out: list[LeftOut] = []
+    scored = np.ones(len(labels), bool)
+    for z, rows, bad in encoder.batches(root, found.pictures):
+        for place, error in bad.items():
+            name = found.pictures[place].names[0]
+            left_out.append(LeftOut(str(root), name, name, error.kind, str(error)))
+            scored[place] = False
+        if rows:
+            scores = z @ prompts.T
+            own = scores[np.arange(len(rows)), labels[rows]][:, None]
+            greater[rows] = np.sum(scores > own + TIE, axis=1)
+            ties[rows] = np.sum(np.abs(scores - own) <= TIE, axis=1) - 1
+    metrics = _metrics(labels[scored], greater[scored], ties[scored], len(found.names))
+    metrics |= {"n": int(scored.sum()), "n_entries": len(labels), "n_classes": len(found.names)}
+    for reason in sorted({one.reason for one in left_out}):
+        metrics[f"left_out/{reason}"] = sum(one.reason == reason for one in left_out)
+    texts = [template.replace("{}", name) for template in templates for name in found.names]
+    return Outcome(metrics | encoder.text_statistics(texts), left_out)
+
+
+def _metrics(labels: np.ndarray, greater: np.ndarray, ties: np.ndarray, classes: int) -> dict[str, float]:
+    if not len(labels):
+        return {}
+    top1, top5 = (chance_of_first(greater, ties, k) for k in (1, TOP))
+    counts = np.bincount(labels, minlength=classes)
+    recall = np.bincount(labels, top1, minlength=classes)[counts > 0] / counts[counts > 0]
+    return {
+        "top1": 100 * float(top1.mean()),
+        "top5": 100 * float(top5.mean()),
+        "mean_class_recall": 100 * float(recall.mean()),
+        "top1_chance": 100 / classes,
+        "top5_chance": 100 * min(TOP, classes) / classes,
+        "mean_class_recall_chance": 100 / classes,
+    }
+
+
+def class_embeddings(encoder: Encoder, names: list[str], templates: tuple[str, ...]) -> Float[np.ndarray, "C D"]:
+    """Of each class, the direction of the mean of its prompts' normalised embeddings."""
+    total = sum(encoder.texts([template.replace("{}", name) for name in names]) for template in templates)
+    length = np.linalg.norm(np.asarray(total), axis=1, keepdims=True)
+    return np.asarray(total / np.maximum(length, TIE), np.float32)
+
+
+def read_templates(name: str) -> tuple[str, ...]:
+    """The set of this name, or the lines of this file; every one holds {} once. ConfigError or DataError where there are none."""
+    if name in TEMPLATES:
+        return TEMPLATES[name]
+    path, field = Path(name), "config.eval.classification.templates"
+    if not path.is_file():
+        raise ConfigError(
+            f"{field} = {name!r}: must be one of {', '.join(TEMPLATES)} or a file with a template a line; {how_to_set(field)}"
+        )
+    lines = [(number, line.strip()) for number, line in enumerate(_read(path).splitlines(), start=1) if line.strip()]
+    for number, line in lines:
+        if line.count("{}") != 1:
+            raise DataError(f"{path}, line {number}: {line!r}; must hold {{}} once, where the class's name goes", kind="format")
+    if not lines:
+        raise DataError(f"{path}: holds no template; write one a line, such as {TEMPLATES['plain'][0]}", kind="empty")
+    return tuple(line for _, line in lines)
+
+
+def read_folders(settings: ClassificationConfig) -> Folders:
+    """The pictures below each folder of eval.classification.path, sorted; a folder without any is a class all the same."""
+    field = "config.eval.classification.path"
+    if settings.path is None or not Path(settings.path).is_dir():
+        raise ConfigError(f"{field} = {settings.path!r}: must name a folder with a folder for each class; {how_to_set(field)}")
+    root = Path(settings.path)
+    folders = sorted(folder.name for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    if len(folders) < 2:
+        raise DataError(f"{root}: has {len(folders)} folders; must have one for each of two or more classes", kind="empty")
+    pictures, label = [], []
+    for number, folder in enumerate(folders):
+        for file in sorted((root / folder).rglob("*")):
+            if file.suffix.lower() in PICTURES and not file.name.startswith("."):
+                pictures.append(Shown((str(file.relative_to(root)),)))
+                label.append(number)
+    if not pictures:
+        raise DataError(f"{root}: no picture in the {len(folders)} folders; their names end in {', '.join(PICTURES)}", kind="empty")
+    return Folders(_class_names(folders, settings.classes), pictures, label)
+
+
+def _class_names(folders: list[str], classes: str | None) -> list[str]:
+    if classes is None:
+        return [folder.replace("_", " ") for folder in folders]
+    path = Path(classes)
+    if path.suffix.lower() != ".json":
+        names = [line.strip() for line in _read(path).splitlines() if line.strip()]
+        if len(names) != len(folders):
+            raise DataError(
+                f"{path}: {len(names)} names for {len(folders)} folders; write one a line, in the folders' order", kind="format"
+            )
+        return names
+    try:
+        table = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is not JSON ({error}); write an object of folder and name", kind="syntax") from error
+    if not isinstance(table, dict):
+        raise DataError(f"{path}: holds a {type(table).__name__}; must be an object of folder and name", kind="format")
+    for folder in folders:
+        if not isinstance(table.get(folder), str) or not table[folder].strip():
+            raise DataError(f"{path}, entry {folder!r}: {table.get(folder)!r}; must be the name of the class in this folder", kind="format")
+    return [table[folder] for folder in folders]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); correct the path", kind="missing") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8", kind="encoding") from error
