@@ -234,6 +234,8 @@ def check_rows(workdir: str | os.PathLike[str], dataset: DataSet) -> None:
         begun = json.loads(path.read_text())["training rows"]
     except FileNotFoundError:
         return
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not what a run wrote; delete it, if the data are those that the run was begun with") from error
     if begun != rows_of(dataset):
         raise ConfigError(
             f"{workdir} was begun with {begun} training rows in its sources, and now there are {rows_of(dataset)}: the rows would come in "
