@@ -180,6 +180,29 @@ def fresh(kind="infonce"):
     return *addon.init(jax.random.key(0), DIMS, config), config
 
 
+def half(x):
+    return jnp.asarray(x, jnp.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("given", "objective"),
+    [
+        ({"bias": np.float32(-10)}, {"kind": "sigmoid"}),
+        ({"X": None, "Y": None, "encode_text": None}, {"cla": addon.CLAConfig(), "bns": addon.BNSConfig(enabled=True, drawn_share=0.0)}),
+        ({"X": half(np.ones((16, 4, 8))), "Y": half(np.ones((16, 8, 16))), "X_mask": np.ones((16, 4), bool)}, {}),
+    ],
+    ids=["sigmoid", "BNS alone without drawn captions", "bfloat16 tokens"],
+)
+def test_other_objectives_and_types(given, objective):
+    """Traced, not run: numbers are the objective's tests' matter."""
+    config = dataclasses.replace(full().objective, **objective)
+    params, bank = addon.init(jax.random.key(0), DIMS, config)
+    given = dataclasses.replace(rows(), **given)
+    total, kept, metrics = jax.eval_shape(lambda: addon.loss(params, bank, given, jax.random.key(0), 0, config=config))
+    assert {x.dtype for x in (total, *metrics.values())} == {jnp.dtype("float32")}
+    chex.assert_trees_all_equal_shapes_and_dtypes(kept, bank)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
