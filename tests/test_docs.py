@@ -26,7 +26,7 @@ GENERATED = {"docs/results.md"}  # made by `make report`
 DOCUMENTS = sorted(
     name for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")) if (name := str(path.relative_to(ROOT))) not in GENERATED
 )
-TOPS = ("bacl_jax/", "launch/", "configs/", "tests/", "docs/", ".ci/")
+TOPS = ("bacl_jax/", "examples/", "launch/", "configs/", "tests/", "docs/", ".ci/")
 FILE = re.compile(r"[\w./-]+\.(py|md|toml|txt)")
 SMALL = (
     *(f"--config.model.{name}=8" for name in ("embed_dim", "image.width", "text.width")),
@@ -202,3 +202,13 @@ def test_the_commands_for_your_own_data_run(trained):
     assert done.returncode == 0, done.stderr
     assert result.is_file()
     assert "image to text" in done.stdout
+
+
+def test_the_trainer_of_ones_own_runs_and_learns():
+    lines = "".join(blocks("README.md", "bash")).splitlines()
+    (command,) = [shlex.split(line) for line in lines if line.startswith("python -m examples.")]
+    done = run(command)
+    assert done.returncode == 0, done.stderr
+    excess = [float(a) - float(b) for a, b in re.findall(r"contrast (\S+)  least (\S+)", done.stdout)]
+    assert len(excess) == 60
+    assert sum(excess[-10:]) < 0.8 * sum(excess[:10])

@@ -11,11 +11,21 @@ LAYERS = (
     {"config", "mesh", "schedules"},
     {"partition", "optim"},
     {"data", "models", "objective"},
-    {"addon", "theory"},
+    {"addon", "addon_features", "theory"},
     {"train"},
     {"eval", "interop"},
 )
-SINGLE_FILES = {"types", "settings", "config", "mesh", "schedules", "partition", "optim"}  # may import each other within a layer
+SINGLE_FILES = {
+    "types",
+    "settings",
+    "config",
+    "mesh",
+    "schedules",
+    "partition",
+    "optim",
+    "addon",
+    "addon_features",
+}  # may import each other within a layer
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 MODULES = sorted((ROOT / "bacl_jax").rglob("*.py"))
 

@@ -11,6 +11,7 @@ import tiny
 from flax import nnx
 
 from bacl_jax.models import Model
+from bacl_jax.models.layers import by_rows
 from bacl_jax.models.vision import Patches
 
 BATCH = jax.tree.map(jnp.asarray, tiny.batch())
@@ -45,6 +46,12 @@ def test_patches_are_a_convolution_written_as_one_product():
     m = model("vit")
     step = jax.jit(jax.grad(lambda p: m.encode_image(p, IMAGES).pooled.sum())).trace(jax.eval_shape(m.init, jax.random.key(0)))
     assert "conv_general_dilated" not in str(step.jaxpr)
+
+
+def test_a_mesh_of_other_axes_is_left_alone():
+    x = jnp.ones((8, 2, 4))
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((8,), ("tensor",))):
+        assert by_rows(x) is x
 
 
 def deep(**changes):

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from bacl_jax.config import ModelConfig
-from bacl_jax.mesh import BATCH_AXES
+from bacl_jax.mesh import AXES, BATCH_AXES
 
 NEGATIVE = -1e9  # added to a masked attention logit: finite, so that a fully masked row has no NaN gradient
 
@@ -20,9 +20,9 @@ def by_rows(x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
     """The residual stream: rows over the mesh's batch axes, and whole on the devices that share heads and hidden layers.
 
     Without it the compiler may cut the stream along C between two blocks, and gather all rows for a gradient. The mesh is that of
-    the context (`jax.sharding.use_abstract_mesh`); without one nothing happens.
+    the context (`jax.sharding.use_abstract_mesh`); without one, or with one of other axes, nothing happens.
     """
-    if "tensor" not in jax.sharding.get_abstract_mesh().axis_names:
+    if not {*AXES} <= {*jax.sharding.get_abstract_mesh().axis_names}:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 

@@ -46,6 +46,11 @@ class Pairs:
     def captions(self) -> Captions:
         return Captions(text=self.text, ids=self.ids, mask=self.mask)
 
+    def to_keep(self) -> dict[str, Array]:
+        """What the bank keeps of each row, as `bank.push` takes it, but for its number in the source."""
+        ids = {"caption_id": self.caption_id, "anchor_id": self.anchor_id, "ids": self.ids, "mask": self.mask}
+        return ids | {"anchor": self.anchor.pooled, "text": self.text.pooled}
+
     def anchors(self) -> Rows:
         """The anchors' side as columns: of each anchor one copy."""
         return self._side(self.anchor.pooled, self.anchor_id)

@@ -123,18 +123,7 @@ class Trainer:
         params["log_scale"] = jnp.minimum(params["log_scale"], jnp.log(jnp.float32(c.objective.max_scale)))
         params, opt_state = select(finite, (params, opt_state), (state.params, state.opt_state))
         ema = select(finite, average(state.ema, params, c.optim.ema_decay), state.ema)
-        bank = memory.push(
-            state.bank,
-            write=finite,
-            shards=self.shards,
-            caption_id=pairs.caption_id,
-            anchor_id=pairs.anchor_id,
-            index=batch.index,
-            ids=pairs.ids,
-            mask=pairs.mask,
-            anchor=pairs.anchor.pooled,
-            text=pairs.text.pooled,
-        )
+        bank = memory.push(state.bank, write=finite, shards=self.shards, index=batch.index, **pairs.to_keep())
         new = TrainState(
             step=state.step + 1,
             params=params,
