@@ -34,7 +34,7 @@ from bacl_jax.train.step import Trainer, build
 from bacl_jax.types import Batch
 from launch import distributed
 
-ROWS = "data.json"  # in the workdir: the number of training rows that the run was begun with
+ROWS = "rows.json"  # in the workdir: the number of training rows that the run was begun with
 HEAD_STEPS = 500  # of the cross-modal head that localisation gets for a model without one
 
 

@@ -4,7 +4,7 @@
     python -m launch.train --config=configs/manifest.py --workdir=runs/mine --config.data.path=pairs.csv
 
 --config   a file with get_config(), see configs/; its fields are set by --config.<field>=<value>
---workdir  folder of the run: config.json, data.json, checkpoints/, metrics.jsonl, tensorboard/, eval/, plots/,
+--workdir  folder of the run: config.json, rows.json, checkpoints/, metrics.jsonl, tensorboard/, eval/, plots/,
            done (written last). One that belongs to another config, or in which another process trains, is refused.
 
 Several processes make one run, each started with --coordinator=host:port (of process 0) --processes=N --process=I; launch.local does so on

@@ -22,17 +22,17 @@ def test_a_run_goes_on_with_the_rows_it_was_begun_with(tmp_path):
     session.keep_rows(tmp_path, dataset(10, 20))
     session.check_rows(tmp_path, dataset(10, 20))
     session.keep_rows(tmp_path, dataset(10, 19))  # what was begun stays
-    assert json.loads((tmp_path / "data.json").read_text()) == {"training rows": [10, 20]}
-    with pytest.raises(ConfigError, match=r"begun with \[10, 20\] training rows.* now there are \[10, 19\].*delete .*data\.json"):
+    assert json.loads((tmp_path / "rows.json").read_text()) == {"training rows": [10, 20]}
+    with pytest.raises(ConfigError, match=r"begun with \[10, 20\] training rows.* now there are \[10, 19\].*delete .*rows\.json"):
         session.check_rows(tmp_path, dataset(10, 19))
-    (tmp_path / "data.json").unlink()
+    (tmp_path / "rows.json").unlink()
     session.check_rows(tmp_path, dataset(10, 19))
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]"])
 def test_a_damaged_file_of_rows_says_so(tmp_path, content):
-    (tmp_path / "data.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"data\.json: not what a run wrote; delete it"):
+    (tmp_path / "rows.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"rows\.json: not what a run wrote; delete it"):
         session.check_rows(tmp_path, dataset(10))
 
 
