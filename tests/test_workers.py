@@ -48,10 +48,11 @@ def sources(tmp_path):
     return [f"webdataset={tmp_path}/{{0,1}}.tar", f"parquet={tmp_path}/a.parquet", f"array_record={tmp_path}/records"]
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_two_processes_read_what_one_reads(sources, method):
-    found = read(method, *sources)
-    assert found.keys() == {"webdataset", "parquet", "array_record"}
+@pytest.mark.parametrize(("method", "kinds"), [("spawn", ("webdataset", "parquet", "array_record")), ("fork", ("webdataset", "parquet"))])
+def test_two_processes_read_what_one_reads(sources, method, kinds):
+    """The readers of ArrayRecord files have threads, which a fork does not take along: their processes are started anew."""
+    found = read(method, *(source for source in sources if source.startswith(kinds)))
+    assert found.keys() == {*kinds}
     for kind, digests in found.items():
         assert digests["own"] == digests["others"], kind
         assert len(set(digests["own"])) == len(RECORDS), kind

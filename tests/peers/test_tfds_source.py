@@ -152,9 +152,9 @@ def test_without_the_package(monkeypatch):
     assert caught.value.kind == "missing"
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_two_processes_read_what_one_reads(prepared, method):
-    [digests] = test_workers.read(method, f"tfds={prepared}/tiny_pairs/1.0.0").values()
+def test_two_processes_read_what_one_reads(prepared):
+    """Started anew: the readers of tensorflow-datasets have threads, which a fork does not take along."""
+    [digests] = test_workers.read("spawn", f"tfds={prepared}/tiny_pairs/1.0.0").values()
     assert digests["own"] == digests["others"]
     assert len(set(digests["own"])) == ROWS
 
