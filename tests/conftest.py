@@ -5,7 +5,10 @@ import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of a test's time is LLVM's; its optimisations change neither the program that XLA made nor the memory it plans.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+# A collective that waits 40 s for a device which gets no core would end the process.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # shared with the processes that the tests start: many run the same program
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="bacl_jax-test-cache-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
