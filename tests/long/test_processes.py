@@ -271,12 +271,12 @@ def test_without_a_launcher_survivors_end_too(manifest, tmp_path):
 
 @pytest.mark.parametrize(
     ("stuck", "place", "before"),
-    [("read_data", "the data are read", "the start"), ("open_run", "the step is compiled", "checkpoints were checked")],
+    [("read_data", "the data are read", "the start"), ("open_run", "the tokenizer is there", "checkpoints were checked")],
 )
 def test_a_process_that_is_alive_and_does_not_come_is_named(stuck, place, before, manifest, tmp_path):
     joining = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2", "--config.train.steps=2", f"--workdir={tmp_path}/run"]
     code = "import time; from launch import command, session, train; from bacl_jax.train import processes;"
-    code += "session.TOGETHER_SECONDS = processes.TOGETHER_SECONDS = 20;"
+    code += "processes.TOGETHER_SECONDS = 20;"
     running = [
         start(
             "-c", code + patch + "command.run(train.main, '')", *SETTINGS, f"--config.data.path={manifest}", *joining, f"--process={number}"
