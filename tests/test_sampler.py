@@ -140,7 +140,10 @@ def test_one_source_is_read_as_ever():
     np.testing.assert_array_equal(Sampler(5, 64, [Part("", 1000, 0.3)], DataConfig()).rows(9), order.batch_rows(5, 9, 64, 1000))
 
 
-@pytest.mark.parametrize(("weights", "counts"), [((1.0, 1.0), (4, 3)), ((5.0, 2.0), (5, 2)), ((1.0, 1.0, 1.0), (3, 2, 2))])
+@pytest.mark.parametrize(
+    ("weights", "counts"),
+    [((1.0, 1.0), (4, 3)), ((5.0, 2.0), (5, 2)), ((1.0, 1.0, 1.0), (3, 2, 2)), ((3.0, 1.0), (5, 2)), ((1.0, 1.0, 5.0, 1.5), (1, 1, 4, 1))],
+)
 def test_shares_are_whole_rows(weights, counts):
     assert share_out(weights, 7, "abc") == counts
 

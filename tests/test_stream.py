@@ -177,3 +177,9 @@ def test_a_tokenizer_is_trained_on_what_can_be_read():
     assert "number 2" not in found
     assert {"number 3", "also 3"} <= set(found)
     assert len(found) == 399
+
+
+def test_a_tokenizer_hears_rows_that_lie_evenly(monkeypatch):
+    monkeypatch.setattr(stream, "_SAMPLE", 4)
+    data = dataset(Memory(bad=[199]), validation_rows=0, test_rows=0)
+    assert data.training_captions() == ["number 0", "also 0", "number 99", "also 99", "number 299"]
