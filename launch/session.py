@@ -72,15 +72,19 @@ class Run:
 
     def statistics(self, step: int) -> Mapping[str, float]:
         """Of what the steps before `step` read: epochs and bad rows (of this process), of each source where there are several."""
-        parts, config = self.dataset.parts(), self.config
+        parts = self.dataset.parts()
         bad = {} if self.faults is None else self.faults.before(step)
-        epochs = Sampler(config.seed, config.train.batch_size, parts, config.data).epochs(step)
+        epochs = self._sampler.epochs(step)
         places = ["data" if len(parts) == 1 else f"data/{part.name}" for part in parts]
         return {
             f"{place}/{what}": value
             for part, place in zip(parts, places, strict=True)
             for what, value in (("epochs", epochs[part.name]), ("bad_rows", bad.get(part.name, 0)))
         }
+
+    @functools.cached_property
+    def _sampler(self) -> Sampler:
+        return Sampler(self.config.seed, self.config.train.batch_size, self.dataset.parts(), self.config.data)
 
     def batches(self, start_step: int, partners: PartnerLists) -> Iterator[tuple[int, Batch]]:
         """(step, this host's batch) from `start_step` on."""

@@ -20,6 +20,7 @@ from bacl_jax.data.tokenizer import Tokenizer as RealTokenizer
 from bacl_jax.eval import audit_report, corpus, neighbours
 from bacl_jax.eval.audit import Scores, audit, find_duplicates, find_false_negatives, scores, wrongness
 from bacl_jax.eval.corpus import Corpus
+from bacl_jax.eval.encoder import Encoder
 from bacl_jax.mesh import make_mesh
 from bacl_jax.objective.shards import Shards
 from benchmarks import audit as figures
@@ -250,6 +251,7 @@ def test_the_end_of_a_row_is_no_unknown_token(tmp_path):
     clip = RealTokenizer.read(config)
     assert clip.unk_id == clip.eos_id
     corpus.check_known(clip, ["red", "blue"])
+    assert Encoder(None, None, clip, CONFIG).text_statistics(["red", "blue"]) == {"unknown_tokens": 0, "cut_captions": 0}
     words = RealTokenizer.train(["red", "blue"], dataclasses.replace(DataConfig(), tokenizer="word"))
     corpus.check_known(words, ["red", "green"])
     with pytest.raises(ConfigError, match="does not know 67 % of the captions' tokens"):

@@ -6,9 +6,9 @@ anchor keys, C captions that read differently, D embedding width, S pixels a sid
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8, UInt64
@@ -18,6 +18,7 @@ from bacl_jax.data import transforms
 from bacl_jax.data.source import DataError, Example, Source
 from bacl_jax.eval.retrieval import finite, progress
 
+T = TypeVar("T")
 THUMBNAIL = 12  # pixels a side: few enough that saving a picture anew changes none of them much
 MOST_UNKNOWN = 0.5  # share of tokens; a tokenizer that knows fewer was made for other captions
 
@@ -80,7 +81,12 @@ def read(trainer: Any, params: Any, tokenizer: Any, source: Source, config: Conf
         waiting.clear()
 
     starts = range(0, len(source), size)
-    for block in progress(_blocks(source, size, config.data.threads), "reading and encoding pictures", len(starts), show_progress):
+    for block in progress(
+        blocks(lambda row: source[row].decoded(), len(source), size, config.data.threads),
+        "reading and encoding pictures",
+        len(starts),
+        show_progress,
+    ):
         for row, found in block:
             if isinstance(found, DataError):
                 if config.data.on_error == "raise":
@@ -117,11 +123,17 @@ def read(trainer: Any, params: Any, tokenizer: Any, source: Source, config: Conf
     )
 
 
+def unknown_tokens(tokenizer: Any, texts: list[str]) -> tuple[int, int]:
+    """(tokens that the tokenizer does not know, all tokens) of texts, without each one's ends: CLIP's stands for unknown ones as well."""
+    ids, mask = tokenizer.encode(texts)
+    inside = ids[:, 1:-1][mask[:, 2:]]
+    return int(np.sum(inside == tokenizer.unk_id)), len(inside)
+
+
 def check_known(tokenizer: Any, captions: list[str]) -> None:
     """ConfigError where the tokenizer does not know most of the captions: such a checkpoint belongs to other data. Asks 10,000 of them."""
-    ids, mask = tokenizer.encode(captions[:: -(-len(captions) // 10_000)])
-    inside = ids[:, 1:-1][mask[:, 2:]]  # without the ends of each row: CLIP's stands for unknown tokens as well
-    share = float(np.sum(inside == tokenizer.unk_id) / max(1, len(inside)))
+    unknown, tokens = unknown_tokens(tokenizer, captions[:: -(-len(captions) // 10_000)])
+    share = unknown / max(1, tokens)
     if share > MOST_UNKNOWN:
         raise ConfigError(
             f"the checkpoint's tokenizer does not know {100 * share:.0f} % of the captions' tokens: it was trained on other captions; "
@@ -142,18 +154,18 @@ def encode_captions(
     return finite(np.concatenate(parts), "caption")
 
 
-def _blocks(source: Source, size: int, threads: int) -> Iterator[list[tuple[int, Example | DataError]]]:
-    """The rows of a source in their order, `size` at a time, each read by a thread; a DataError stands for a row that raised it."""
+def blocks(read: Callable[[int], T], count: int, size: int, threads: int) -> Iterator[list[tuple[int, T | DataError]]]:
+    """(place, read(place)) for the places 0 ... count - 1, `size` at a time, read by threads; a DataError stands for what raised it."""
 
-    def one(row: int) -> tuple[int, Example | DataError]:
+    def one(place: int) -> tuple[int, T | DataError]:
         try:
-            return row, source[row].decoded()
+            return place, read(place)
         except DataError as error:
-            return row, error
+            return place, error
 
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(source), size):
-            yield list(pool.map(one, range(start, min(start + size, len(source)))))
+        for start in range(0, count, size):
+            yield list(pool.map(one, range(start, min(start + size, count))))
 
 
 class _Images:

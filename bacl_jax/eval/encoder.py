@@ -6,7 +6,6 @@ Dimension legend: N texts, A pictures, D embedding width, b rows of a batch, S p
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +61,8 @@ class Encoder:
         """In percent. `unknown_tokens`: tokens that the tokenizer does not know; `cut_captions`: texts that it cuts to its length."""
         known, unknown, tokens = [normalise(text) for text in texts], 0, 0
         for start in range(0, len(known), 4096):
-            ids, mask = self.tokenizer.encode(known[start : start + 4096])
-            unknown += int(np.sum((ids == self.tokenizer.unk_id) & mask))
-            tokens += int(mask.sum()) - 2 * len(ids)  # without BOS and EOS
+            found = corpus.unknown_tokens(self.tokenizer, known[start : start + 4096])
+            unknown, tokens = unknown + found[0], tokens + found[1]
         return {
             "unknown_tokens": 100 * unknown / max(1, tokens),
             "cut_captions": 100 * self.tokenizer.too_long(known) / max(1, len(known)),
@@ -103,23 +101,16 @@ class Encoder:
         """Pictures read by data.threads threads; those that are good come first in a batch, the rest of it is black."""
         size, side = self.config.eval.batch_size, self.config.data.image_size
 
-        def one(place: int) -> np.ndarray | DataError:
-            try:
-                return self._read(folder, pictures[place])
-            except DataError as error:
-                return error
-
-        with ThreadPoolExecutor(self.config.data.threads) as pool:
-            for start in range(0, len(pictures), size):
-                places = range(start, min(start + size, len(pictures)))
-                pixels, rows, bad = np.zeros((size, side, side, 3), np.uint8), [], {}
-                for place, found in zip(places, pool.map(one, places), strict=True):
-                    if isinstance(found, DataError):
-                        bad[place] = found
-                    else:
-                        pixels[len(rows)] = found
-                        rows.append(place)
-                yield pixels, rows, bad
+        read = corpus.blocks(lambda place: self._read(folder, pictures[place]), len(pictures), size, self.config.data.threads)
+        for block in read:
+            pixels, rows, bad = np.zeros((size, side, side, 3), np.uint8), [], {}
+            for place, found in block:
+                if isinstance(found, DataError):
+                    bad[place] = found
+                else:
+                    pixels[len(rows)] = found
+                    rows.append(place)
+            yield pixels, rows, bad
 
     def _read(self, folder: Path, shown: Shown) -> UInt8[np.ndarray, "S S 3"]:
         data = self.config.data

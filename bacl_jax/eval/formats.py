@@ -185,7 +185,7 @@ def _entries(path: Path, stems: tuple[str, ...] = ()) -> Iterator[_Fields]:
         if stems and path.stem not in stems:
             raise DataError(f"{path}: must be named {' or '.join(f'{stem}.json' for stem in stems)}, as published", kind="format")
     for file in files:
-        found = _json(_text(file), str(file))
+        found = _json(read_text(file), str(file))
         if isinstance(found, dict):
             records = list(found.items())
         elif isinstance(found, list):
@@ -198,14 +198,15 @@ def _entries(path: Path, stems: tuple[str, ...] = ()) -> Iterator[_Fields]:
 
 
 def _lines(path: Path) -> Iterator[_Fields]:
-    lines = [(number, line) for number, line in enumerate(_text(path).splitlines(), start=1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(read_text(path).splitlines(), start=1) if line.strip()]
     if not lines:
         raise DataError(f"{path}: has no entry; correct the path", kind="empty")
     for number, line in lines:
         yield _Fields(path, f"of line {number}", _json(line, f"{path}, line {number}"))
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A file in UTF-8. Raises DataError of kind "missing" or "encoding"."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -14,7 +14,7 @@ from bacl_jax.config import ClassificationConfig, ConfigError
 from bacl_jax.data.source import DataError
 from bacl_jax.eval.benchmarks import Outcome
 from bacl_jax.eval.encoder import Encoder, Shown
-from bacl_jax.eval.formats import LeftOut
+from bacl_jax.eval.formats import LeftOut, read_text
 from bacl_jax.eval.retrieval import TIE, chance_of_first
 from bacl_jax.settings import how_to_set
 
@@ -110,7 +110,7 @@ def read_templates(name: str) -> tuple[str, ...]:
         raise ConfigError(
             f"{field} = {name!r}: must be one of {', '.join(TEMPLATES)} or a file with a template a line; {how_to_set(field)}"
         )
-    lines = [(number, line.strip()) for number, line in enumerate(_read(path).splitlines(), start=1) if line.strip()]
+    lines = [(number, line.strip()) for number, line in enumerate(read_text(path).splitlines(), start=1) if line.strip()]
     for number, line in lines:
         if line.count("{}") != 1:
             raise DataError(f"{path}, line {number}: {line!r}; must hold {{}} once, where the class's name goes", kind="format")
@@ -144,14 +144,14 @@ def _class_names(folders: list[str], classes: str | None) -> list[str]:
         return [folder.replace("_", " ") for folder in folders]
     path = Path(classes)
     if path.suffix.lower() != ".json":
-        names = [line.strip() for line in _read(path).splitlines() if line.strip()]
+        names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
         if len(names) != len(folders):
             raise DataError(
                 f"{path}: {len(names)} names for {len(folders)} folders; write one a line, in the folders' order", kind="format"
             )
         return names
     try:
-        table = json.loads(_read(path))
+        table = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON ({error}); write an object of folder and name", kind="syntax") from error
     if not isinstance(table, dict):
@@ -160,12 +160,3 @@ def _class_names(folders: list[str], classes: str | None) -> list[str]:
         if not isinstance(table.get(folder), str) or not table[folder].strip():
             raise DataError(f"{path}, entry {folder!r}: {table.get(folder)!r}; must be the name of the class in this folder", kind="format")
     return [table[folder] for folder in folders]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); correct the path", kind="missing") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8", kind="encoding") from error
