@@ -183,3 +183,14 @@ def test_a_tokenizer_hears_rows_that_lie_evenly(monkeypatch):
     monkeypatch.setattr(stream, "_SAMPLE", 4)
     data = dataset(Memory(bad=[199]), validation_rows=0, test_rows=0)
     assert data.training_captions() == ["number 0", "also 0", "number 99", "also 99", "number 299"]
+
+
+def test_what_recovers_after_a_restart_stays_replaced_at_its_places(tmp_path):
+    """A remote that could not be reached for a while: the steps that are read again have the rows that they had."""
+    path = tmp_path / "data_errors.jsonl"
+    failing, whole = (dataset(Memory(bad=bad), validation_rows=0, test_rows=0) for bad in (range(0, 300, 7), ()))
+    before = first(6, failing, faults=Faults(1.0, path))
+    after = first(4, whole, start=2, faults=Faults(1.0, path, first_step=2))
+    for (step, batch), (_, again) in zip(before[2:], after, strict=True):
+        np.testing.assert_array_equal(batch.index, again.index, err_msg=str(step))
+    assert any((first(4, whole, start=2)[i][1].index != after[i][1].index).any() for i in range(4))
