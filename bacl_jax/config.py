@@ -9,11 +9,12 @@ import hashlib
 import json
 import shlex
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict, FieldReference
 
+from bacl_jax.rules import rules
 from bacl_jax.settings import (
     ConfigError,
     Decay,
@@ -366,129 +367,12 @@ def from_config_dict(settings: ConfigDict | Mapping[str, Any]) -> Config:
     return config
 
 
-_Rule = tuple[bool, str, str]  # (whether it holds, the field to blame, what it must be)
-
-
 def _check_together(config: Config) -> None:
     """ConfigError for the first rule between fields that does not hold."""
     values = flatten(config)
-    for holds, field, message in (*_data_rules(config), *_model_rules(config), *_objective_rules(config), *_train_rules(config)):
+    for holds, field, message in tuple(rules(config)):
         if not holds:
             raise ConfigError(f"config.{field} = {values[field]!r}: {message}; {how_to_set(f'config.{field}')}")
-
-
-def _data_rules(config: Config) -> Iterator[_Rule]:
-    data = config.data
-    yield (
-        data.kind != "manifest" or data.path is not None,
-        "data.path",
-        "must name a CSV, JSONL or Parquet file where data.kind is manifest",
-    )
-    yield (
-        data.kind in ("emoji", "manifest", "mixture") or data.path is not None,
-        "data.path",
-        f"must name the files, or the data set, where data.kind is {data.kind}",
-    )
-    if data.kind == "mixture" and not data.sources:
-        raise ConfigError(
-            "config.data.sources = (): must name at least one source where data.kind is mixture; set it in --config.data.sources=..."
-        )
-    if data.kind != "mixture" and data.sources:
-        raise ConfigError(
-            f"config.data.sources, {len(data.sources)} sources: must be empty where data.kind is {data.kind}; or set data.kind=mixture"
-        )
-    for number, source in enumerate(data.sources):
-        field = f"data.sources[{number}]"
-        yield (
-            source.kind == "emoji" or source.path is not None,
-            f"{field}.path",
-            f"must name the files, or the data set, of kind {source.kind}",
-        )
-        name = data.source_names()[number]
-        yield data.source_names().count(name) == 1, f"{field}.name", f"{name} is the name of another source, too; each needs its own"
-        yield "/" not in name, f"{field}.name", "must be a name without /"
-    yield (
-        data.tokenizer != "file" or data.tokenizer_path is not None,
-        "data.tokenizer_path",
-        "must name a tokenizer.json, CLIP's bpe_simple_vocab_16e6.txt.gz or a vocab.txt where data.tokenizer is file",
-    )
-    yield (
-        data.tokenizer == "file" or data.tokenizer_path is None,
-        "data.tokenizer_path",
-        f"must be None where data.tokenizer is {data.tokenizer}: it is read where that is file",
-    )
-    yield (
-        len(data.augment_area) == 2 and 0 < data.augment_area[0] <= data.augment_area[-1] <= 1,
-        "data.augment_area",
-        "must be two numbers, 0 < least <= largest <= 1",
-    )
-    yield (
-        len(data.augment_ratio) == 2 and 0 < data.augment_ratio[0] <= data.augment_ratio[-1],
-        "data.augment_ratio",
-        "must be two numbers, 0 < least <= largest",
-    )
-    yield len(data.vendors) > 0, "data.vendors", "must name at least one vendor"
-    yield (
-        data.holdout != "vendor" or set(data.vendors) > set(data.holdout_vendors) > set(),
-        "data.holdout_vendors",
-        f"must be some, not all, of data.vendors = {data.vendors}",
-    )
-
-
-def _model_rules(config: Config) -> Iterator[_Rule]:
-    data, model, cla = config.data, config.model, config.objective.cla
-    yield data.image_size % model.image.patch == 0, "model.image.patch", f"must divide data.image_size = {data.image_size}"
-    yield model.text.width % model.text.heads == 0, "model.text.heads", f"must divide model.text.width = {model.text.width}"
-    yield (
-        model.image.kind != "vit" or model.image.width % model.image.heads == 0,
-        "model.image.heads",
-        f"must divide model.image.width = {model.image.width}",
-    )
-    yield cla.width % cla.heads == 0, "objective.cla.heads", f"must divide objective.cla.width = {cla.width}"
-    for name, heads, there in (
-        ("model.image.heads", model.image.heads, model.image.kind == "vit"),
-        ("model.text.heads", model.text.heads, True),
-        ("objective.cla.heads", cla.heads, cla.enabled),
-    ):
-        yield not there or heads % config.mesh.tensor == 0, "mesh.tensor", f"must divide {name} = {heads}"
-
-
-def _objective_rules(config: Config) -> Iterator[_Rule]:
-    objective, bns, readers = config.objective, config.objective.bns, config.data.prefetch + config.data.threads
-    capacity = objective.bank_size + config.train.batch_size
-    partners = bns.draws_partners
-    yield objective.init_scale <= objective.max_scale, "objective.init_scale", f"must be <= objective.max_scale = {objective.max_scale}"
-    yield bns.pool >= bns.k, "objective.bns.pool", f"must be >= objective.bns.k = {bns.k}"
-    yield (
-        not bns.enabled or bns.pool <= capacity,
-        "objective.bns.pool",
-        f"must be <= objective.bank_size + train.batch_size = {capacity}, the candidates there are",
-    )
-    yield (
-        not partners or bns.partner_k <= objective.bank_size,
-        "objective.bns.partner_k",
-        f"must be <= objective.bank_size = {objective.bank_size}",
-    )
-    yield (
-        not partners or bns.list_delay > readers,
-        "objective.bns.list_delay",
-        f"must be > data.prefetch + data.threads = {readers}, else a batch is read before the partner list that it needs exists",
-    )
-    yield (
-        objective.cla.stop_gradient != "all" or objective.cla.beta == 0,
-        "objective.cla.beta",
-        "must be 0 where objective.cla.stop_gradient is all: it has no effect there",
-    )
-
-
-def _train_rules(config: Config) -> Iterator[_Rule]:
-    train = config.train
-    yield config.optim.warmup_steps < train.steps, "optim.warmup_steps", f"must be < train.steps = {train.steps}"
-    yield (
-        train.keep_best is None or "retrieval" in config.eval.tasks,
-        "eval.tasks",
-        f"must hold retrieval, which gives train.keep_best = {train.keep_best}",
-    )
 
 
 def changed_fields(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:

@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"types", "settings"},
+    {"rules"},
     {"config", "mesh", "schedules"},
     {"partition", "optim"},
     {"data", "models", "objective"},
@@ -17,6 +18,7 @@ LAYERS = (
 )
 SINGLE_FILES = {
     "types",
+    "rules",
     "settings",
     "config",
     "mesh",
