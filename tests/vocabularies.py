@@ -14,7 +14,7 @@ def clip_text(merges=MERGES):
 def clip_file(folder, text=None):
     """A file of CLIP's form with so few merges; its path."""
     path = folder / "bpe_simple_vocab_16e6.txt.gz"
-    path.write_bytes(gzip.compress((clip_text() if text is None else text).encode()))
+    path.write_bytes(gzip.compress((clip_text() if text is None else text).encode(), mtime=0))
     return str(path)
 
 
