@@ -50,6 +50,12 @@ class Embeddings:
         self.trainer, self.params, self.dataset, self.tokenizer = trainer, params, dataset, tokenizer
         self.config, self.split, self.show_progress = config, split, show_progress
 
+    def with_params(self, params: Any) -> "Embeddings":
+        """The same of other parameters. What does not depend on them, tokens and anchors, is taken over where it is there."""
+        other = Embeddings(self.trainer, params, self.dataset, self.tokenizer, self.config, self.split, show_progress=self.show_progress)
+        vars(other).update({name: vars(self)[name] for name in ("tokens", "anchors") if name in vars(self)})
+        return other
+
     @property
     def split_captions(self) -> Int[np.ndarray, " N"]:
         """For each row of the split, the index of its caption in dataset.captions."""

@@ -188,6 +188,8 @@ class Checkpoints:
             problem = problem_of(folder, items and _evaluated(folder, items))
             if problem is None:
                 return candidate
+            if step is not None:
+                raise CheckpointError(f"checkpoint {folder} cannot be read: {problem}")
             warnings.warn(f"checkpoint {folder} is ignored: {problem}", stacklevel=2)
         raise CheckpointError(
             f"no readable checkpoint {'' if step is None else f'of step {step} '}in {self.directory}, found {self.steps()}"
