@@ -169,12 +169,13 @@ class Checkpoints:
         return self._read(self.checked_step(step, (name,)), name, ocp.args.JsonRestore())
 
     def _read(self, step: int, name: str, how: Any) -> Any:
-        """One item. Where that fails and the item is no longer what was written, CheckpointError says so."""
+        """One item. Where that fails and the checkpoint is no longer what was written, CheckpointError says so."""
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{name: how}))[name]
         except Exception as error:
-            if problem := problem_of(self.directory / str(step), (name,)):
-                raise CheckpointError(f"checkpoint {self.directory / str(step)} cannot be read: {problem}") from error
+            folder = self.directory / str(step)
+            if problem := problem_of(folder, (name,)) or problem_of(folder):  # a run that removes it may have begun with other items
+                raise CheckpointError(f"checkpoint {folder} cannot be read: {problem}") from error
             raise
 
     def checked_step(self, step: int | None, items: Collection[str] | None = None) -> int:
