@@ -179,3 +179,14 @@ def test_captions_that_are_the_same_tokens_earn_chance():
     assert found["i2t_R@1_all"] <= 100 / n + 1e-9
     for suffix in ("", "_all"):
         assert found[f"t2i_R@1{suffix}"] <= 100 / n + 1e-9  # one picture is first for all of them
+
+
+def test_what_does_not_depend_on_the_parameters_is_computed_once():
+    data = dataset([0, 1, 2], total=4)
+    params = {"z": np.eye(4, dtype=np.float32)[:3], "w": np.eye(4, dtype=np.float32)}
+    first = R.Embeddings(Trainer(), params, data, Tokenizer(), CONFIG, "test")
+    other = first.with_params({"z": params["z"][::-1], "w": params["w"]})
+    assert other.tokens is first.tokens
+    assert first.anchors is other.anchors
+    assert other.once("a number", lambda: 3) == first.once("a number", lambda: 4) == 3
+    np.testing.assert_array_equal(other.images, first.images[::-1])
