@@ -25,7 +25,7 @@ from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.head import train_head
 from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.mesh import make_mesh, process_blocks, to_host
-from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir
+from bacl_jax.train.checkpoint import Checkpoints, Position, check_workdir, claim_workdir
 from bacl_jax.train.hooks import Preemption
 from bacl_jax.train.loop import Loop
 from bacl_jax.train.processes import agree, on_process_0
@@ -71,19 +71,10 @@ class Run:
             tokenizer=self.tokenizer.to_json(),
             evaluate=self.evaluate if evaluated else None,
             headline=f"{split}/retrieval/{config.train.keep_best or 'i2t_R@1'}" if evaluated else None,
-            begin=self.begin,
+            begin=functools.partial(begin, config, self.trainer),
             statistics=self.statistics,
             stages=self.stages,
         )
-
-    def begin(self, state: TrainState) -> TrainState:
-        """A fresh state with the published weights that the config names, if any."""
-        weights = interop.weights(self.config, {path: leaf.shape for path, leaf in partition.named_leaves(state.params)})
-        if weights:
-            count = sum(array.size for array in weights.values())
-            places = {tower.pretrained: None for tower in (self.config.model.image, self.config.model.text) if tower.pretrained}
-            print(f"{count:,} parameters begin as those of {', '.join(places)}")
-        return self.trainer.with_weights(state, weights) if weights else state
 
     def statistics(self, step: int) -> Mapping[str, float]:
         """Of what the steps before `step` read: epochs and bad rows (of this process), of each source where there are several."""
@@ -311,6 +302,37 @@ def _tokenizer(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> To
     agree("the tokenizer is there", {"the tokenizer's digest": _digest(tokenizer.to_json())})
     print(f"tokenizer {config.data.tokenizer}: {tokenizer.vocab_size:,} tokens, {origin}")
     return tokenizer
+
+
+def adopt(config: Config, workdir: str) -> None:
+    """A workdir with a checkpoint of step 0, whose towers have the published weights that the config names. No data are read.
+
+    ConfigError where the workdir has a checkpoint, or the config names no vocabulary file.
+    """
+    if config.data.tokenizer != "file":
+        raise ConfigError(
+            f"config.data.tokenizer = {config.data.tokenizer!r}: the published tokenizer is needed; set "
+            "--config.data.tokenizer=file --config.data.tokenizer_path=FILE --config.data.vocab_size=TOKENS"
+        )
+    with Checkpoints(workdir) as checkpoints:
+        if steps := checkpoints.steps():
+            raise ConfigError(f"--workdir={workdir}: has checkpoints of steps {', '.join(map(str, steps))}; take another one")
+        tokenizer = Tokenizer.read(config.data)
+        trainer = build(config, tokenizer.vocab_size, make_mesh(config.mesh), training=False)
+        state = begin(config, trainer, trainer.init(config.seed))
+        claim_workdir(workdir, config)
+        checkpoints.save(state, Position(), [], config, tokenizer.to_json())
+        checkpoints.wait()
+
+
+def begin(config: Config, trainer: Trainer, state: TrainState) -> TrainState:
+    """A fresh state with the published weights that the config names, if any."""
+    weights = interop.weights(config, {path: leaf.shape for path, leaf in partition.named_leaves(state.params)})
+    if weights:
+        count = sum(array.size for array in weights.values())
+        places = {tower.pretrained: None for tower in (config.model.image, config.model.text) if tower.pretrained}
+        print(f"{count:,} parameters begin as those of {', '.join(places)}")
+    return trainer.with_weights(state, weights) if weights else state
 
 
 def train(config: Config, workdir: str, preemption: Preemption) -> bool:

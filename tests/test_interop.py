@@ -14,7 +14,7 @@ import tiny
 from safetensors.numpy import load_file, save_file
 
 from bacl_jax import interop
-from bacl_jax.config import ConfigError
+from bacl_jax.config import ConfigError, flatten
 from bacl_jax.data.files import located
 from bacl_jax.data.source import DataError
 from bacl_jax.data.tokenizer import Tokenizer
@@ -90,11 +90,18 @@ def test_a_round_trip_is_equal_in_every_bit(exported, params, tokenizer):
         np.testing.assert_array_equal(array, expected[path], err_msg=path)
 
 
-def test_the_flags_that_describe_what_was_exported(exported):
-    flags = dict(flag.removeprefix("--config.model.").split("=") for flag in interop.describe(str(exported)))
-    assert flags["image.kind"] == flags["text.kind"] == "clip"
-    assert (flags["image.width"], flags["image.depth"], flags["image.patch"], flags["image.heads"]) == ("16", "2", "4", "2")
-    assert (flags["text.width"], flags["text.activation"], flags["image.pixels"], flags["embed_dim"]) == ("16", "gelu", "clip", "16")
+def test_the_config_that_describes_what_was_exported(exported):
+    """All that the model was, told by the folder."""
+    found, one = interop.described(str(exported)), flatten(config())
+    same = {name for name in found if not name.endswith(("pretrained", "tokenizer", "tokenizer_path", "vocab_size"))}
+    assert {name: found[name] for name in same} == {name: one[name] for name in same}
+    assert {"model.image.heads", "model.image.pixels", "model.embed_dim", "data.image_size", "data.context_length"} <= same
+    assert (found["data.tokenizer"], found["data.tokenizer_path"]) == ("file", f"{exported}/tokenizer.json")
+
+
+def test_a_folder_that_does_not_tell_all_is_refused(hf):
+    with pytest.raises(ConfigError, match=r"does not tell model.image.activation, model.image.heads, model.text"):
+        interop.described(str(hf / "model.safetensors"))
 
 
 def test_another_tower_is_an_error_with_the_flags_that_fit(hf, tokenizer):

@@ -92,6 +92,11 @@ class Tokenizer:
             )
         return found
 
+    @classmethod
+    def count(cls, path: str) -> int:
+        """The number of tokens of a vocabulary file: what data.vocab_size must be. DataError as `read`."""
+        return max(vocabulary.read(path)[0].get_vocab().values()) + 1
+
     def save(self, path: str | Path) -> None:
         Path(path).write_text(json.dumps(self.to_json(), ensure_ascii=False), encoding="utf-8")
 

@@ -3,17 +3,21 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from bacl_jax.config import Config
+from bacl_jax.data.files import located
+from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.interop import sizes
 from bacl_jax.interop.files import Stored, WeightsError, open_weights
 from bacl_jax.interop.layouts import Layout, Modality, Row, recognise
 
 MODALITIES: tuple[Modality, ...] = ("image", "text")
 SHOWN = 5  # names in a message
+TOKENIZER = "tokenizer.json"
 _RESIZED = ("positions", "embedding")  # parameters that may have another size than the file's
 
 
@@ -48,11 +52,28 @@ def opened(place: str) -> tuple[Stored, Layout]:
     return stored, layout
 
 
-def describe(place: str) -> list[str]:
-    """The flags by which a config describes the towers at a place."""
+def described(place: str) -> dict[str, Any]:
+    """Field of a config -> its value, for a dual encoder as it was published: towers, sizes of its inputs, pixels, tokenizer.
+
+    WeightsError where one of the two towers is not there, or where the folder does not tell heads and activations (a file alone, and
+    open_clip's SigLIP); then a config has to. Reads no weights.
+    """
     stored, layout = opened(place)
-    wanted = {k: v for modality in layout.all_rows(stored.shapes) for k, v in sizes.sizes(stored, layout, modality).items()}
-    return [f"--config.model.{name}={value}" for name, value in wanted.items()]
+    towers = layout.all_rows(stored.shapes)
+    found = {f"model.{name}": value for modality in towers for name, value in sizes.sizes(stored, layout, modality).items()}
+    told = {f"model.{modality}.{name}" for modality in MODALITIES for name in ("heads", "activation")}
+    if lacking := sorted(told - set(found)):
+        raise WeightsError(f"{place}: does not tell {', '.join(lacking)}; name a folder with its config.json and both towers")
+    shape = {(modality, path): stored.shapes.get(row.theirs, ()) for modality in towers for row in towers[modality] for path in row.ours}
+    patches = shape["image", "positions"][-2] - (layout.kind == "clip")
+    found["data.image_size"] = math.isqrt(patches) * found["model.image.patch"]
+    found["data.context_length"] = shape["text", "positions"][-2]
+    found["objective.kind"] = "sigmoid" if layout.kind == "siglip" else "infonce"
+    found["data.resample"] = "bicubic"
+    if (located(place) / TOKENIZER).is_file():
+        found |= {"data.tokenizer": "file", "data.tokenizer_path": f"{place.rstrip('/')}/{TOKENIZER}"}
+        found["data.vocab_size"] = Tokenizer.count(found["data.tokenizer_path"])
+    return found | {f"model.{modality}.pretrained": place for modality in MODALITIES}
 
 
 def _tower(
