@@ -228,6 +228,7 @@ class OptimConfig:
     policy_lr: PositiveFloat = 1e-3
     policy_clip_norm: PositiveFloat = 1.0
     ema_decay: Decay | None = None  # decay of the averaged parameters that evaluation uses; None: no average
+    frozen: tuple[Pattern, ...] = ()  # paths of parameters that are not trained; each matches some parameter's whole path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -160,6 +160,7 @@ def optim() -> ConfigDict:
     optim.policy_lr = 1e-3  # learning rate of the policy, Adam
     optim.policy_clip_norm = 1.0  # largest gradient norm of the policy
     optim.ema_decay = optional(None)  # decay of the averaged parameters that evaluation uses; None: no average
+    optim.frozen = ()  # regular expressions: parameters whose whole path one matches are not trained, as in towers/text/(?!head/).*
     return optim
 
 

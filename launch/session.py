@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from bacl_jax import data, partition, schedules
+from bacl_jax import data, partition, paths, schedules
 from bacl_jax.config import Config, ConfigError, sha256
 from bacl_jax.data.faults import Faults, summary
 from bacl_jax.data.order import PartnerLists
@@ -264,6 +264,8 @@ def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
     if cut := tokenizer.too_long(dataset.captions):
         print(f"{cut:,} of {len(dataset.captions):,} captions are cut to data.context_length = {tokenizer.context_length} tokens")
     trainer = build(config, tokenizer.vocab_size, mesh)
+    if config.optim.frozen:
+        print(paths.summary(trainer.abstract_state().params, config.optim.frozen))
     if mesh.size > 1:
         sizes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
         print(f"mesh {sizes}: {partition.summary(trainer.abstract_state().params, config.mesh)}")

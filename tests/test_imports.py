@@ -10,7 +10,7 @@ LAYERS = (
     {"types", "settings"},
     {"rules"},
     {"config", "mesh", "schedules"},
-    {"partition", "optim"},
+    {"partition", "optim", "paths"},
     {"data", "models", "objective"},
     {"addon", "addon_features", "theory"},
     {"train"},
@@ -25,6 +25,7 @@ SINGLE_FILES = {
     "schedules",
     "partition",
     "optim",
+    "paths",
     "addon",
     "addon_features",
 }  # may import each other within a layer

@@ -1,8 +1,8 @@
 """Checkpoints of a run: DIR/checkpoints/<step>/<item>, written asynchronously by orbax.
 
-Items: `params` (and `ema` where there is one) for evaluation alone; `opt_state`, `bank`, `rng`, `counters`; `partners`, the live
-partner lists; `position`, `config` and `tokenizer` as JSON. Arrays are restored against an abstract state with shardings, so any
-mesh reads what any other wrote.
+Items: `params` (and `ema`, of the trained ones, where there is one) for evaluation alone; `opt_state`, `bank`, `rng`, `counters`;
+`partners`, the live partner lists; `position`, `config` and `tokenizer` as JSON. Arrays are restored against an abstract state with
+shardings, so any mesh reads what any other wrote.
 
 A checkpoint becomes visible by one rename, after SHA256SUMS over its items was written into it (`sha256sum -c` reads it). One that
 does not match is set aside under DIR/unreadable with a warning, and the one before is used: orbax itself does not notice a changed byte.
@@ -24,6 +24,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from bacl_jax import paths
 from bacl_jax.config import Config, check_resumable, from_config_dict, to_dict
 from bacl_jax.data.order import PartnerList
 from bacl_jax.settings import ConfigError
@@ -156,11 +157,20 @@ class Checkpoints:
         return Restored(state, Position(**found["position"]), sorted(partners, key=lambda one: one.active_from), found["tokenizer"])
 
     def restore_params(self, abstract_params: Any, step: int | None = None) -> tuple[int, Any]:
-        """(step, parameters for evaluation): the averaged ones where the run keeps an average. None: the newest step."""
+        """(step, parameters for evaluation): the averaged ones where the run keeps an average. None: the newest step.
+
+        No average is kept of frozen parameters: they are read from `params`.
+        """
         step = self.checked_step(step)
-        name = "ema" if (self.directory / str(step) / "ema").is_dir() else "params"
-        found = self._manager.restore(step, args=ocp.args.Composite(**{name: ocp.args.StandardRestore(abstract_params)}))
-        return step, found[name]
+        folder, wanted = self.directory / str(step) / "ema", {"params": abstract_params}
+        if folder.is_dir():
+            handler: Any = ocp.StandardCheckpointHandler()  # typed for a path class of its own, and takes any
+            averaged = _part(abstract_params, handler.metadata(folder).tree)
+            same = jax.tree.structure(averaged) == jax.tree.structure(abstract_params)
+            wanted = {"ema": averaged} if same else wanted | {"ema": averaged}
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
+        found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        return step, paths.replaced(found["params"], found["ema"]) if len(wanted) == 2 else found[next(iter(wanted))]
 
     def read_json(self, name: str, step: int | None = None) -> dict[str, Any]:
         """The JSON item `position`, `config` or `tokenizer` of a checkpoint. None: the newest step."""
@@ -233,6 +243,13 @@ def _array_items(state: TrainState) -> dict[str, Any]:
         else:
             items[name] = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
     return items
+
+
+def _part(tree: Any, stored: Any) -> Any:
+    """The leaves of nested dicts that are also in `stored`, nested dicts whose names are texts."""
+    if not isinstance(tree, dict):
+        return tree
+    return {name: _part(value, stored[str(name)]) for name, value in tree.items() if str(name) in stored}
 
 
 def _from_array_items(abstract: TrainState, items: dict[str, Any]) -> TrainState:

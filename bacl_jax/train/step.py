@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from bacl_jax import schedules
+from bacl_jax import paths, schedules
 from bacl_jax.config import Config
 from bacl_jax.mesh import check_rows, replicated, spread
 from bacl_jax.models import Model
@@ -38,6 +38,8 @@ class Trainer:
         self.encode_image = jax.jit(self.model.encode_image)
         self.encode_text = jax.jit(self.model.encode_text)
         self.attend = jax.jit(self.model.attend)
+        self.frozen = config.optim.frozen
+        paths.check_frozen(self.frozen, jax.eval_shape(self.model.init, jax.random.key(0)))
         self._shapes = jax.eval_shape(self._init, jax.random.key(0))
         self.shardings = self._lay_out()
         where = (self.shardings, replicated(mesh))
@@ -60,29 +62,32 @@ class Trainer:
             jax.tree.map(lambda _: whole, state),
             params=params,
             opt_state=follow(state.opt_state, state.params, params, whole),
-            ema=None if state.ema is None else params,
+            ema=None if state.ema is None else paths.trained(params, self.frozen),
             bank=jax.tree.map(lambda x: spread(self.mesh) if x.ndim else whole, state.bank),
         )
 
     def eval_params(self, state: TrainState) -> dict[str, Any]:
-        """What evaluation uses: the average where there is one, else the parameters."""
-        return state.params if state.ema is None else state.ema
+        """What evaluation uses: the average where there is one, of the frozen parameters these, else the parameters."""
+        return state.params if state.ema is None else paths.replaced(state.params, state.ema)
 
     def _init(self, key: Array) -> TrainState:
         c = self.config
         params = self.model.init(jax.random.fold_in(key, 0))
+        trained = paths.trained(params, self.frozen)
         return TrainState(
             step=jnp.int32(0),
             params=params,
-            opt_state=self.optimizer.init(params),
-            ema=None if c.optim.ema_decay is None else jax.tree.map(jnp.copy, params),
+            opt_state=self.optimizer.init(trained),
+            ema=None if c.optim.ema_decay is None else jax.tree.map(jnp.copy, trained),
             bank=memory.empty(c.objective.bank_size, c.data.context_length, c.model.embed_dim),
             rng=jax.random.key_data(jax.random.fold_in(key, 1)),
             nonfinite=jnp.int32(0),
             skipped=jnp.int32(0),
         )
 
-    def _loss(self, params: dict[str, Any], state: TrainState, batch: Batch) -> tuple[Float[Array, ""], tuple[Metrics, Pairs]]:
+    def _loss(self, trained: dict[str, Any], state: TrainState, batch: Batch) -> tuple[Float[Array, ""], tuple[Metrics, Pairs]]:
+        """The loss as a function of the trained parameters; the others are the state's."""
+        params = paths.replaced(state.params, trained)
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
             return self._loss_on_mesh(self._gathered(params), state, batch)
 
@@ -114,19 +119,21 @@ class Trainer:
 
     def _step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         c = self.config
-        (_, (metrics, pairs)), grads = jax.value_and_grad(self._loss, has_aux=True)(state.params, state, batch)
+        old = paths.trained(state.params, self.frozen)
+        (_, (metrics, pairs)), grads = jax.value_and_grad(self._loss, has_aux=True)(old, state, batch)
         norms = group_norms(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(sum(norms.values()))
 
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = cast(dict[str, Any], optax.apply_updates(state.params, updates))
-        params["log_scale"] = jnp.minimum(params["log_scale"], jnp.log(jnp.float32(c.objective.max_scale)))
-        params, opt_state = select(finite, (params, opt_state), (state.params, state.opt_state))
-        ema = select(finite, average(state.ema, params, c.optim.ema_decay), state.ema)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, old)
+        trained = cast(dict[str, Any], optax.apply_updates(old, updates))
+        if "log_scale" in trained:
+            trained["log_scale"] = jnp.minimum(trained["log_scale"], jnp.log(jnp.float32(c.objective.max_scale)))
+        trained, opt_state = select(finite, (trained, opt_state), (old, state.opt_state))
+        ema = select(finite, average(state.ema, trained, c.optim.ema_decay), state.ema)
         bank = memory.push(state.bank, write=finite, shards=self.shards, index=batch.index, **pairs.to_keep())
         new = TrainState(
             step=state.step + 1,
-            params=params,
+            params=paths.replaced(state.params, trained),
             opt_state=opt_state,
             ema=ema,
             bank=bank,
