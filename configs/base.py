@@ -74,18 +74,24 @@ def model() -> ConfigDict:
     model.embed_dim = 128  # width of the embedding that both towers share
 
     model.image = image = ConfigDict()
-    image.kind = "conv"  # conv: convolutional stem and blocks; vit: vision transformer
+    image.kind = "conv"  # conv: convolutional stem and blocks; vit: vision transformer; clip, siglip: as their weights are published
     image.width = 64  # channels of the token features
     image.depth = 2  # blocks
-    image.heads = 4  # vit: attention heads
+    image.heads = 4  # attention heads; conv has none
     image.patch = 4  # pixels a side of one token
-    image.mlp_ratio = 4  # hidden width of a block's MLP, in widths
+    image.mlp_ratio = 4.0  # hidden width of a block's MLP, in widths; conv has none
+    image.activation = "gelu_tanh"  # of the MLPs: gelu_tanh, gelu, quick_gelu (OpenAI's CLIP); conv: always gelu_tanh
+    image.pixels = "half"  # mean and deviation by which pixels are normalised: half (to [-1, 1]), clip, imagenet
+    image.pretrained = optional(None)  # (c) folder or .safetensors file with the weights that a run begins with; None: random
 
     model.text = text = ConfigDict()
+    text.kind = "transformer"  # transformer: bidirectional, pools the mean; clip, siglip, bert: as their weights are published
     text.width = 128  # channels of the token features
     text.depth = 1  # transformer blocks
     text.heads = 4  # attention heads
-    text.mlp_ratio = 4  # hidden width of a block's MLP, in widths
+    text.mlp_ratio = 4.0  # hidden width of a block's MLP, in widths
+    text.activation = "gelu_tanh"  # of the MLPs: gelu_tanh, gelu, quick_gelu (OpenAI's CLIP)
+    text.pretrained = optional(None)  # (c) as the image tower's, None too; where both name one place, the temperature is read from there
 
     model.dtype = "float32"  # of the computation, float32 or bfloat16; parameters stay float32
     model.remat = "none"  # (c) made again in the backward pass: nothing, all but matrix products (dots), whole transformer blocks (full)
