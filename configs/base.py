@@ -65,6 +65,7 @@ def data() -> ConfigDict:
     data.block_lanes = 8  # parts of a batch that read different blocks; a multiple of the number of hosts
     data.cache_mib = 512  # (c) MiB of stored data kept in memory: row groups of parquet; pages of remote shards where shuffle = block
     data.threads = 2  # (c) readers of the input pipeline
+    data.features = optional(None)  # (c) folder that launch.precompute wrote; None: frozen towers run in each step
     data.prefetch = 4  # (c) batches read ahead; with threads less than bns.list_delay when partners are drawn
     return data
 

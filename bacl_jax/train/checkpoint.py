@@ -40,6 +40,7 @@ ARRAYS = {
     "rng": ("rng",),
     "counters": ("step", "nonfinite", "skipped"),
 }
+FEATURES = "bank_features"  # the part of the bank that only runs with data.features have
 
 
 class CheckpointError(RuntimeError):
@@ -143,6 +144,11 @@ class Checkpoints:
             return None
         step = self.steps()[-1]
         templates = _array_items(abstract)
+        if FEATURES in templates and not (self.directory / str(step) / FEATURES).is_dir():
+            raise CheckpointError(
+                f"the checkpoint of step {step} has no stored features of the captions in the memory bank: the run went on without "
+                "data.features, or with those of the image tower alone; go on with --config.data.features=None, or take another --workdir"
+            )
         wanted: dict[str, Any] = {name: ocp.args.StandardRestore(tree) for name, tree in templates.items()}
         wanted |= {name: ocp.args.JsonRestore() for name in ("position", "tokenizer")}
         if (self.directory / str(step) / "partners").is_dir():
@@ -242,7 +248,8 @@ def _array_items(state: TrainState) -> dict[str, Any]:
             items |= {name: tree[name]} if tree[name] is not None else {}
         else:
             items[name] = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-    return items
+    features = {path: items["bank"].pop(path) for path in [*items["bank"]] if path.startswith("bank.stored.")}
+    return items | ({FEATURES: features} if features else {})
 
 
 def _part(tree: Any, stored: Any) -> Any:
@@ -255,7 +262,8 @@ def _part(tree: Any, stored: Any) -> Any:
 def _from_array_items(abstract: TrainState, items: dict[str, Any]) -> TrainState:
     """Inverse of `_array_items`, into the structure of `abstract`."""
     values: dict[str, Any] = {"ema": None}
-    for name, found in items.items():
+    whole_bank = items["bank"] | items.get(FEATURES, {})
+    for name, found in {**{name: found for name, found in items.items() if name != FEATURES}, "bank": whole_bank}.items():
         if name in ("params", "ema"):
             values[name] = found
         else:

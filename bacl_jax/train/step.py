@@ -1,6 +1,7 @@
 """The train step: encode, BACL, update, bank. Pure functions of a TrainState, jitted once over a mesh."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
@@ -21,13 +22,14 @@ from bacl_jax.objective.shards import ONE_DEVICE, Shards
 from bacl_jax.optim import groups, make_optimizer
 from bacl_jax.partition import follow, shardings
 from bacl_jax.train.state import TrainState
-from bacl_jax.types import Batch, Features
+from bacl_jax.types import Batch, Features, Trunk
 
 
 class Trainer:
     """The jitted functions of one config on one mesh."""
 
-    def __init__(self, config: Config, vocab_size: int, mesh: Mesh):
+    def __init__(self, config: Config, vocab_size: int, mesh: Mesh, stored: Mapping[str, str] | None = None):
+        """stored: type of the stored features by modality, of the towers whose trunks the batches bring (Batch.stored)."""
         check_rows(mesh, config)
         check_tiles(config.objective, config.train.batch_size, mesh.size)
         self.config, self.mesh = config, mesh
@@ -40,6 +42,7 @@ class Trainer:
         self.attend = jax.jit(self.model.attend)
         self.frozen = config.optim.frozen
         paths.check_frozen(self.frozen, jax.eval_shape(self.model.init, jax.random.key(0)))
+        self._in_bank = self._stored_captions((stored or {}).get("text"))
         self._shapes = jax.eval_shape(self._init, jax.random.key(0))
         self.shardings = self._lay_out()
         where = (self.shardings, replicated(mesh))
@@ -66,6 +69,18 @@ class Trainer:
             bank=jax.tree.map(lambda x: spread(self.mesh) if x.ndim else whole, state.bank),
         )
 
+    def _stored_captions(self, dtype: str | None) -> tuple[Trunk, ...]:
+        """Shapes of what the bank keeps of a caption's stored features: those that channel (b) draws and CLA looks at."""
+        b, length = self.config.objective.bns, self.config.data.context_length
+        if dtype is None or not b.enabled or b.drawn_share == 0 or b.stale:
+            return ()
+        ids, mask = (jax.ShapeDtypeStruct((1, length), kind) for kind in (jnp.int32, jnp.bool_))
+        params = jax.eval_shape(self.model.init, jax.random.key(0))
+        trunk = jax.eval_shape(self.model.text_trunk, params, ids, mask)
+        if not self.config.objective.cla.enabled:
+            trunk = dataclasses.replace(trunk, tokens=None)
+        return (jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], jnp.dtype(dtype)), trunk),)
+
     def eval_params(self, state: TrainState) -> dict[str, Any]:
         """What evaluation uses: the average where there is one, of the frozen parameters these, else the parameters."""
         return state.params if state.ema is None else paths.replaced(state.params, state.ema)
@@ -79,7 +94,7 @@ class Trainer:
             params=params,
             opt_state=self.optimizer.init(trained),
             ema=None if c.optim.ema_decay is None else jax.tree.map(jnp.copy, trained),
-            bank=memory.empty(c.objective.bank_size, c.data.context_length, c.model.embed_dim),
+            bank=memory.empty(c.objective.bank_size, c.data.context_length, c.model.embed_dim, self._in_bank),
             rng=jax.random.key_data(jax.random.fold_in(key, 1)),
             nonfinite=jnp.int32(0),
             skipped=jnp.int32(0),
@@ -102,8 +117,8 @@ class Trainer:
             bias=params.get("bias"),
             policy=lambda *args: model.policy(params, *args),
             attend=lambda text, anchor: by_batch(model.attend_each(params, by_batch(text, axis=1), by_batch(anchor)), axis=1),
-            encode_text=lambda *args: by_batch(model.encode_text(params, *by_batch(args))),
-            encode_anchor=lambda images: by_batch(model.encode_image(params, by_batch(images))),
+            encode_text=lambda *args: by_batch(text_features(model, params, *by_batch(args))),
+            encode_anchor=lambda given: by_batch(image_features(model, params, by_batch(given))),
             key=jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step),
             progress=schedules.progress(state.step, self.config.train.steps),
             config=self.config.objective,
@@ -130,7 +145,8 @@ class Trainer:
             trained["log_scale"] = jnp.minimum(trained["log_scale"], jnp.log(jnp.float32(c.objective.max_scale)))
         trained, opt_state = select(finite, (trained, opt_state), (old, state.opt_state))
         ema = select(finite, average(state.ema, trained, c.optim.ema_decay), state.ema)
-        bank = memory.push(state.bank, write=finite, shards=self.shards, index=batch.index, **pairs.to_keep())
+        rows = pairs.to_keep(stored=bool(self._in_bank))
+        bank = memory.push(state.bank, write=finite, shards=self.shards, index=batch.index, **rows)
         new = TrainState(
             step=state.step + 1,
             params=paths.replaced(state.params, trained),
@@ -165,9 +181,9 @@ class Trainer:
         )
 
 
-def build(config: Config, vocab_size: int, mesh: Mesh) -> Trainer:
-    """The trainer of a config; compiles nothing yet."""
-    return Trainer(config, vocab_size, mesh)
+def build(config: Config, vocab_size: int, mesh: Mesh, stored: Mapping[str, str] | None = None) -> Trainer:
+    """The trainer of a config; compiles nothing yet. stored: as in Trainer."""
+    return Trainer(config, vocab_size, mesh, stored)
 
 
 def compiler_options(config: Config, mesh: Mesh) -> dict[str, str] | None:
@@ -177,15 +193,17 @@ def compiler_options(config: Config, mesh: Mesh) -> dict[str, str] | None:
 
 
 def encode(model: Model, params: dict[str, Any], batch: Batch, shards: Shards = ONE_DEVICE) -> Pairs:
-    """Both towers over a batch, in micro-batches where shards.parts > 1: then without token features."""
-    text, images = batch.inputs["text"], batch.inputs["image"].values
+    """Both towers over a batch, in micro-batches where shards.parts > 1: then without token features. Stored trunks are not run."""
+    text = batch.inputs["text"]
+    given = batch.stored["image"] if "image" in batch.stored else batch.inputs["image"].values
+    stored = (batch.stored["text"],) if "text" in batch.stored else ()
     assert text.mask is not None
 
-    def towers(part: tuple[Array, Array, Array]) -> tuple[Features, Features]:
-        images, ids, mask = part
-        return shards.by_batch((model.encode_image(params, images), model.encode_text(params, ids, mask)))
+    def towers(part: tuple[Any, tuple[Any, ...]]) -> tuple[Features, Features]:
+        given, texts = part
+        return shards.by_batch((image_features(model, params, given), text_features(model, params, *texts)))
 
-    anchor, words = encoded(towers, (images, text.values, text.mask), shards)
+    anchor, words = encoded(towers, (given, (text.values, text.mask, *stored)), shards)
     return Pairs(
         anchor=anchor,
         text=words,
@@ -193,8 +211,28 @@ def encode(model: Model, params: dict[str, Any], batch: Batch, shards: Shards = 
         mask=text.mask,
         caption_id=batch.caption_id,
         anchor_id=batch.anchor_id,
-        inputs=None if shards.parts == 1 else images,
+        inputs=None if shards.parts == 1 else given,
+        stored=stored,
     )
+
+
+def image_features(model: Model, params: dict[str, Any], given: Any) -> Features:
+    """The image tower over pictures, or its head over what its trunk made of them."""
+    if isinstance(given, Trunk):
+        return model.finish_image(params, in_dtype(model, given))
+    return model.encode_image(params, given)
+
+
+def text_features(model: Model, params: dict[str, Any], ids: Array, mask: Array, stored: Trunk | None = None) -> Features:
+    """The text tower over token ids, or its head over what its trunk made of them."""
+    if stored is not None:
+        return model.finish_text(params, in_dtype(model, stored), mask)
+    return model.encode_text(params, ids, mask)
+
+
+def in_dtype(model: Model, stored: Trunk) -> Trunk:
+    """Stored features in the type that the model computes in."""
+    return jax.tree.map(lambda x: x.astype(model.config.model.dtype), stored)
 
 
 def group_norms(grads: dict[str, Any]) -> Metrics:
