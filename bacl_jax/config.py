@@ -95,7 +95,7 @@ class DataConfig:
     max_error_share: Share = changeable(0.01)  # on_error = skip: a larger share of bad rows among those read stops the run
     max_pixels: Positive = 89_478_485  # a larger image is refused as a decompression bomb
     image_size: Positive = 32  # pixels a side
-    tokenizer: Literal["word", "bpe", "wordpiece", "file"] = "word"  # trained on captions, or read from tokenizer_path
+    tokenizer: Literal["word", "bpe", "wordpiece", "clip", "file"] = "word"  # trained on captions, or read from tokenizer_path
     tokenizer_path: str | None = None  # tokenizer = "file": a tokenizer.json, CLIP's bpe_simple_vocab_16e6.txt.gz or a vocab.txt
     vocab_size: Annotated[int, Range(5)] = 4096  # upper bound on the vocabulary trained on the captions; of a file, its number of tokens
     context_length: Annotated[int, Range(3)] = 13  # tokens a caption, BOS and EOS included; longer captions are cut

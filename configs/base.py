@@ -47,7 +47,7 @@ def data() -> ConfigDict:
     data.max_error_share = 0.01  # (c) on_error = skip: a larger share of bad rows among those read stops the run
     data.max_pixels = 89_478_485  # pixels; a larger image is refused as a decompression bomb
     data.image_size = 32  # pixels a side that the model sees
-    data.tokenizer = "word"  # trained on captions: word, one token a word; bpe, byte pairs; wordpiece; or read from tokenizer_path: file
+    data.tokenizer = "word"  # trained on captions: word, one token a word; bpe, byte pairs; clip, in CLIP's form; wordpiece; or read: file
     data.tokenizer_path = optional(None)  # file: tokenizer.json, CLIP's bpe_simple_vocab_16e6.txt.gz or vocab.txt; None: no file is read
     data.vocab_size = 4096  # tokens; upper bound on the vocabulary trained on the captions; of a file, its number of tokens
     data.context_length = 13  # tokens a caption, BOS and EOS included; longer captions are cut

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from bacl_jax import data, partition, paths, schedules
+from bacl_jax import data, interop, partition, paths, schedules
 from bacl_jax.config import Config, ConfigError, sha256
 from bacl_jax.data.faults import Faults, summary
 from bacl_jax.data.features import FeatureFiles, Index
@@ -70,6 +70,7 @@ class Run:
             evaluate=self.evaluate if evaluated else None,
             headline=f"{split}/retrieval/{config.train.keep_best or 'i2t_R@1'}" if evaluated else None,
             check=self.check_weights,
+            begin=self.begin,
             statistics=self.statistics,
             stages=self.stages,
         )
@@ -81,6 +82,15 @@ class Run:
             self.features.check(
                 stored_features.weights(to_host({"towers": {name: state.params["towers"][name] for name in towers}}), towers)
             )
+
+    def begin(self, state: TrainState) -> TrainState:
+        """A fresh state with the published weights that the config names, if any."""
+        weights = interop.weights(self.config, {path: leaf.shape for path, leaf in paths.named(state.params)})
+        if weights:
+            count = sum(array.size for array in weights.values())
+            places = {tower.pretrained: None for tower in (self.config.model.image, self.config.model.text) if tower.pretrained}
+            print(f"{count:,} parameters begin as those of {', '.join(places)}")
+        return self.trainer.with_weights(state, weights) if weights else state
 
     def statistics(self, step: int) -> Mapping[str, float]:
         """Of what the steps before `step` read: epochs and bad rows (of this process), of each source where there are several."""
@@ -299,7 +309,7 @@ def precompute(config: Config, out: Path, dtype: str) -> Index:
     dataset = read_data(config)
     tokenizer = _new_tokenizer(config, dataset)
     trainer = build(config, tokenizer.vocab_size, make_mesh(config.mesh))
-    params = trainer.init(config.seed).params
+    params = Run(config, dataset, tokenizer, trainer).begin(trainer.init(config.seed)).params
     return stored_features.write(trainer, params, dataset, tokenizer, out, dtype=dtype)
 
 

@@ -15,7 +15,7 @@ def normalise(images: UInt8[Array, "B S S 3"], pixels: str, dtype) -> Float[Arra
     """uint8 to (value - mean) / standard deviation of PIXELS[pixels]; "half": to [-1, 1]."""
     if pixels == "half":
         return (images.astype(jnp.float32) / 127.5 - 1).astype(dtype)
-    mean, deviation = (jnp.asarray(x, jnp.float32) for x in PIXELS[pixels])
+    mean, deviation = (jnp.asarray(x, jnp.float32)[None, None, None] for x in PIXELS[pixels])
     return ((images.astype(jnp.float32) / 255 - mean) / deviation).astype(dtype)
 
 

@@ -63,6 +63,7 @@ class Loop:
     tokenizer: its JSON, saved with each checkpoint.
     evaluate:  None: the run is never evaluated.
     check:     of the state that the run begins with, before it is trained; raises what is wrong.
+    begin:     what a run that has no checkpoint makes of its fresh state, such as published weights in place of random ones.
     statistics: of the data read before a step, for its line in the log.
     stages:    where the readers of the batches spend their time.
     headline:  the result that is shown and, with train.keep_best, the one by which the best checkpoint is chosen; more is better.
@@ -77,6 +78,7 @@ class Loop:
     evaluate: Evaluate | None = None
     headline: str | None = None
     check: Callable[[TrainState], None] = lambda state: None
+    begin: Callable[[TrainState], TrainState] = lambda state: state
     statistics: Callable[[int], Mapping[str, float]] = lambda step: {}
     stages: Stages = dataclasses.field(default_factory=Stages)
 
@@ -110,7 +112,7 @@ class Loop:
         restored = self.checkpoints.restore(self.trainer.abstract_state(), self.rows)
         partners = PartnerLists()
         if restored is None:
-            return self.trainer.init(self.config.seed), Position(), partners
+            return self.begin(self.trainer.init(self.config.seed)), Position(), partners
         if self.config.objective.bns.draws_partners:  # the next list is made of the bank's rows
             check_rows(f"the memory bank of step {restored.position.step}", np.asarray(to_host(restored.state.bank.index)), self.rows)
         for one in restored.partners:
