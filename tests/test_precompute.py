@@ -208,7 +208,7 @@ def test_features_of_another_tower_tokenizer_or_source_are_refused(folders):
 
 def test_features_of_other_weights_are_refused(folders):
     c = with_features(config(), folders[BOTH])
-    run = Run(c, dataset(), tokenizer(), trainer(c), features=FeatureFiles(str(folders[BOTH])))
+    run = Run(c, dataset, tokenizer(), trainer(c), features=FeatureFiles(str(folders[BOTH])))
     run.check_weights(run.trainer.init(0))
     with pytest.raises(ConfigError, match=r"made with weights of the image tower \(sha256\) .* make them again with launch.precompute"):
         run.check_weights(run.trainer.init(1))

@@ -27,12 +27,13 @@ from bacl_jax.types import Batch, Features, Trunk
 
 
 class Trainer:
-    """The jitted functions of one config on one mesh."""
+    """The jitted functions of one config on one mesh; without `training`, one that batch and bank need not divide over."""
 
-    def __init__(self, config: Config, vocab_size: int, mesh: Mesh, stored: Mapping[str, str] | None = None):
+    def __init__(self, config: Config, vocab_size: int, mesh: Mesh, stored: Mapping[str, str] | None = None, *, training: bool = True):
         """stored: type of the stored features by modality, of the towers whose trunks the batches bring (Batch.stored)."""
-        check_rows(mesh, config)
-        check_tiles(config.objective, config.train.batch_size, mesh.size)
+        if training:
+            check_rows(mesh, config)
+            check_tiles(config.objective, config.train.batch_size, mesh.size)
         self.config, self.mesh = config, mesh
         self.shards = Shards(mesh, config.objective.tile, config.train.micro_batches)
         self.model = Model(config, vocab_size)
@@ -72,6 +73,11 @@ class Trainer:
         """Shapes, types and shardings of the state, without computing it: what a restore aims at."""
         return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), self._shapes, self.shardings)
 
+    def abstract_params(self) -> Any:
+        """Shapes, types and shardings of what evaluation uses, whole along fsdp."""
+        params = self._shapes.params
+        return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), params, self._whole(params))
+
     def _lay_out(self) -> Any:
         """Where each leaf of a state lies: parameters, optimiser and average by partition.py, the bank's slots over all devices."""
         whole, state = replicated(self.mesh), self._shapes
@@ -97,8 +103,13 @@ class Trainer:
         return (jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], jnp.dtype(dtype)), trunk),)
 
     def eval_params(self, state: TrainState) -> dict[str, Any]:
-        """What evaluation uses: the average where there is one, of the frozen parameters these, else the parameters."""
-        return state.params if state.ema is None else paths.replaced(state.params, state.ema)
+        """What evaluation uses: the average where there is one, of the frozen parameters these, else the parameters.
+
+        They are whole along fsdp, so that no batch gathers them again, and the towers must not run on parts of them: XLA gives wrong
+        convolutions where a kernel is cut along its height or width.
+        """
+        params = state.params if state.ema is None else paths.replaced(state.params, state.ema)
+        return params if self.config.mesh.fsdp == 1 else jax.jit(lambda tree: tree, out_shardings=self._whole(params))(params)
 
     def _init(self, key: Array) -> TrainState:
         c = self.config
@@ -145,7 +156,11 @@ class Trainer:
         """Parameters as the model uses them: cut by tensor alone. The compiler gathers each where it is used, and spreads its gradient."""
         if self.config.mesh.fsdp == 1:
             return params
-        return jax.lax.with_sharding_constraint(params, shardings(params, self.mesh, dataclasses.replace(self.config.mesh, fsdp=1)))
+        return jax.lax.with_sharding_constraint(params, self._whole(params))
+
+    def _whole(self, params: Any) -> Any:
+        """Where parameters lie that are cut by tensor alone."""
+        return shardings(params, self.mesh, dataclasses.replace(self.config.mesh, fsdp=1))
 
     def _step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         c = self.config
@@ -196,9 +211,12 @@ class Trainer:
         )
 
 
-def build(config: Config, vocab_size: int, mesh: Mesh, stored: Mapping[str, str] | None = None) -> Trainer:
-    """The trainer of a config; compiles nothing yet. stored: as in Trainer."""
-    return Trainer(config, vocab_size, mesh, stored)
+def build(config: Config, vocab_size: int, mesh: Mesh, stored: Mapping[str, str] | None = None, *, training: bool = True) -> Trainer:
+    """The trainer of a config; compiles nothing yet. ConfigError where it does not fit the mesh.
+
+    stored: as in Trainer. training=False: for evaluation alone.
+    """
+    return Trainer(config, vocab_size, mesh, stored, training=training)
 
 
 def compiler_options(config: Config, mesh: Mesh) -> dict[str, str] | None:
