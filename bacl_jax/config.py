@@ -113,6 +113,7 @@ class DataConfig:
     block_lanes: Positive = 8  # parts of a batch that read different blocks; a multiple of the number of hosts
     cache_mib: Positive = changeable(512)  # stored data kept in memory: row groups of parquet; pages of remote shards, shuffle = block
     threads: Positive = changeable(2)  # readers of the grain pipeline
+    features: str | None = changeable(None)  # folder that launch.precompute wrote: what frozen towers made of the training rows
     prefetch: Positive = changeable(4)  # batches read ahead; with threads less than bns.list_delay when partners are drawn
 
     def source_names(self) -> list[str]:
@@ -237,6 +238,7 @@ class OptimConfig:
     policy_lr: PositiveFloat = 1e-3
     policy_clip_norm: PositiveFloat = 1.0
     ema_decay: Decay | None = None  # decay of the averaged parameters that evaluation uses; None: no average
+    frozen: tuple[Pattern, ...] = ()  # paths of parameters that are not trained; each matches some parameter's whole path
 
 
 @dataclasses.dataclass(frozen=True)

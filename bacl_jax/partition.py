@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from bacl_jax import paths
 from bacl_jax.config import ConfigError, MeshConfig
 
 TENSOR: tuple[tuple[str, int], ...] = (  # path of a parameter -> the axis that "tensor" cuts
@@ -20,7 +21,6 @@ TENSOR: tuple[tuple[str, int], ...] = (  # path of a parameter -> the axis that 
     (r".*mlp/up/(kernel|bias)", -1),
     (r".*mlp/down/kernel", 0),
 )
-SHOWN = 4  # paths in the message about a pattern that matches none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +36,6 @@ class Decision:
         return f"{self.path} {list(self.shape)}: {self.why}"
 
 
-def named_leaves(params: Any) -> list[tuple[str, Any]]:
-    """(path with slashes, leaf) of every parameter, in the order of the tree."""
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in jax.tree.leaves_with_path(params)]
-
-
 def decide(path: str, shape: tuple[int, ...], config: MeshConfig) -> Decision:
     """The rule that holds for a parameter, the first of: mesh.whole names it; TENSOR; large enough for fsdp; whole.
 
@@ -48,7 +43,7 @@ def decide(path: str, shape: tuple[int, ...], config: MeshConfig) -> Decision:
     """
     axes: list[str | None] = [None] * len(shape)
     why = []
-    if any(re.fullmatch(pattern, path) for pattern in config.whole):
+    if paths.matches(config.whole, path):
         return Decision(path, shape, PartitionSpec(), "whole, named in mesh.whole")
     if config.tensor > 1:
         for pattern, axis in TENSOR:
@@ -80,15 +75,8 @@ def decide(path: str, shape: tuple[int, ...], config: MeshConfig) -> Decision:
 
 def decisions(params: Any, config: MeshConfig) -> list[Decision]:
     """One for each parameter (arrays or their shapes), in the order of the tree. ConfigError where an entry of mesh.whole names none."""
-    named = [(path, leaf.shape) for path, leaf in named_leaves(params)]
-    for pattern in config.whole:
-        if not any(re.fullmatch(pattern, path) for path, _ in named):
-            some = ", ".join(path for path, _ in named[:: max(1, len(named) // SHOWN)][:SHOWN])
-            raise ConfigError(
-                f"config.mesh.whole: {pattern!r} matches the whole path of no parameter; there are {len(named)}, among them {some}; "
-                "set it with --config.mesh.whole=\"('pattern',)\""
-            )
-    return [decide(path, shape, config) for path, shape in named]
+    paths.check(config.whole, params, "mesh.whole")
+    return [decide(path, leaf.shape, config) for path, leaf in paths.named(params)]
 
 
 def shardings(params: Any, mesh: Mesh, config: MeshConfig) -> Any:

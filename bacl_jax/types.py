@@ -44,11 +44,12 @@ class Tokens:
 class Batch:
     """One global batch (on a host: this host's rows of it).
 
-    inputs:     modality name -> Tokens.
+    inputs:     modality name -> Tokens; pictures are left out where what their trunk made of them is stored.
     present:    modality name -> bool [B]; False where the row lacks that modality.
     caption_id: uint32 [B, 2], 64-bit hash of the normalised caption.
     anchor_id:  uint32 [B, 2], 64-bit hash of the source key of the anchor.
     index:      int32 [B], row number in the training source; what a partner list points to.
+    stored:     modality name -> Trunk, of the towers whose trunk need not run.
     """
 
     inputs: dict[str, Tokens]
@@ -56,6 +57,7 @@ class Batch:
     caption_id: UInt32[AnyArray, "B 2"]
     anchor_id: UInt32[AnyArray, "B 2"]
     index: Int[AnyArray, " B"]
+    stored: "dict[str, Trunk]" = dataclasses.field(default_factory=dict)
 
 
 @pytree
@@ -66,8 +68,8 @@ class Trunk:
     tokens: [B, N, C] token features, as in Features.
     """
 
-    pooled: Float[Array, "B F"]
-    tokens: Float[Array, "B N C"]
+    pooled: Float[AnyArray, "B F"]
+    tokens: Float[AnyArray, "B N C"] | None
 
 
 @pytree

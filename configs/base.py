@@ -65,6 +65,7 @@ def data() -> ConfigDict:
     data.block_lanes = 8  # parts of a batch that read different blocks; a multiple of the number of hosts
     data.cache_mib = 512  # (c) MiB of stored data kept in memory: row groups of parquet; pages of remote shards where shuffle = block
     data.threads = 2  # (c) readers of the input pipeline
+    data.features = optional(None)  # (c) folder that launch.precompute wrote; None: frozen towers run in each step
     data.prefetch = 4  # (c) batches read ahead; with threads less than bns.list_delay when partners are drawn
     return data
 
@@ -166,6 +167,7 @@ def optim() -> ConfigDict:
     optim.policy_lr = 1e-3  # learning rate of the policy, Adam
     optim.policy_clip_norm = 1.0  # largest gradient norm of the policy
     optim.ema_decay = optional(None)  # decay of the averaged parameters that evaluation uses; None: no average
+    optim.frozen = ()  # regular expressions: parameters whose whole path one matches are not trained, as in towers/text/(?!head/).*
     return optim
 
 

@@ -19,7 +19,7 @@ from bacl_jax.config import ConfigError
 from bacl_jax.eval.restore import restore
 from bacl_jax.interop import card, export
 from bacl_jax.mesh import to_host
-from bacl_jax.partition import named_leaves
+from bacl_jax.paths import named
 from launch import command
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -37,7 +37,7 @@ def main() -> None:
     found = restore(WORKDIR.value, STEP.value)
     export.check(found.config, found.tokenizer, FORMAT.value)
     params = to_host({name: found.params[name] for name in ("towers", "log_scale")})
-    count = sum(np.size(leaf) for _, leaf in named_leaves(params))
+    count = sum(np.size(leaf) for _, leaf in named(params))
     text = card.card(found.config, found.step, FORMAT.value, card.read_results(WORKDIR.value, found.step), count)
     out = export.write(OUT.value, found.config, found.tokenizer, params, FORMAT.value, text, replace=REPLACE.value)
     print(f"step {found.step}, {count:,} parameters:")

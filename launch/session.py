@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 
-from bacl_jax import data, interop, partition, schedules
+from bacl_jax import data, interop, partition, paths, schedules
 from bacl_jax.config import Config, ConfigError, sha256
 from bacl_jax.data.faults import Faults, summary
+from bacl_jax.data.features import FeatureFiles, Index
 from bacl_jax.data.order import PartnerLists
 from bacl_jax.data.sampler import Sampler
 from bacl_jax.data.source import DataSet
@@ -25,6 +26,7 @@ from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.head import train_head
 from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.mesh import make_mesh, process_blocks, to_host
+from bacl_jax.train import precompute as stored_features
 from bacl_jax.train.checkpoint import Checkpoints, Position, check_workdir, claim_workdir
 from bacl_jax.train.hooks import Preemption
 from bacl_jax.train.loop import Loop
@@ -48,6 +50,7 @@ class Run:
     trainer: Trainer
     faults: Faults | None = None
     stages: Stages = dataclasses.field(default_factory=Stages)
+    features: FeatureFiles | None = None  # what is stored of frozen towers
     _embeddings: dict[str, Embeddings] = dataclasses.field(default_factory=dict, init=False)
 
     @functools.cached_property
@@ -71,10 +74,19 @@ class Run:
             tokenizer=self.tokenizer.to_json(),
             evaluate=self.evaluate if evaluated else None,
             headline=f"{split}/retrieval/{config.train.keep_best or 'i2t_R@1'}" if evaluated else None,
+            check=self.check_weights,
             begin=functools.partial(begin, config, self.trainer),
             statistics=self.statistics,
             stages=self.stages,
         )
+
+    def check_weights(self, state: TrainState) -> None:
+        """ConfigError where the stored features were made by other weights than those of the state."""
+        if self.features is not None:
+            towers = self.features.index.towers
+            self.features.check(
+                stored_features.weights(to_host({"towers": {name: state.params["towers"][name] for name in towers}}), towers)
+            )
 
     def statistics(self, step: int) -> Mapping[str, float]:
         """Of what the steps before `step` read: epochs and bad rows (of this process), of each source where there are several."""
@@ -105,6 +117,7 @@ class Run:
             shard=process_blocks(self.trainer.mesh),
             faults=self.faults,
             stages=self.stages,
+            stored=self.features,
         )
 
     def evaluate(self, state: TrainState, step: int) -> Mapping[str, float]:
@@ -277,7 +290,12 @@ def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
     tokenizer = _tokenizer(config, dataset, checkpoints)
     if cut := tokenizer.too_long(dataset.captions):
         print(f"{cut:,} of {len(dataset.captions):,} captions are cut to data.context_length = {tokenizer.context_length} tokens")
-    trainer = build(config, tokenizer.vocab_size, mesh)
+    features = stored_features.opened(config, dataset, tokenizer)
+    stored = {} if features is None else dict.fromkeys(features.index.towers, features.index.dtype)
+    trainer = build(config, tokenizer.vocab_size, mesh, stored)
+    stored_features.check_storable(trainer.abstract_state().params, config.optim.frozen, [*stored], config.data.features or "")
+    if config.optim.frozen:
+        print(paths.summary(trainer.abstract_state().params, config.optim.frozen))
     if mesh.size > 1:
         sizes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
         print(f"mesh {sizes}: {partition.summary(trainer.abstract_state().params, config.mesh)}")
@@ -287,13 +305,27 @@ def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
     if jax.process_index() == 0:  # every process opens the same files
         for name, errors in dataset.left_out_by_part().items():
             faults.opened(name, errors)
-    return Run(config, lambda: dataset, tokenizer, trainer, faults)
+    return Run(config, lambda: dataset, tokenizer, trainer, faults, features=features)
+
+
+def precompute(config: Config, out: Path, dtype: str) -> Index:
+    """Stores what the frozen towers of a run make of its training rows, with the weights that it begins with, in the folder `out`."""
+    dataset = read_data(config)
+    tokenizer = _new_tokenizer(config, dataset)
+    trainer = build(config, tokenizer.vocab_size, make_mesh(config.mesh))
+    params = trainer.eval_params(begin(config, trainer, trainer.init(config.seed)))
+    return stored_features.write(trainer, params, dataset, tokenizer, out, dtype=dtype)
 
 
 def _tokenizer(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Tokenizer:
     """A checkpoint's own tokenizer wins: a vocabulary file that changed meanwhile, or is gone, is not looked at."""
     if checkpoints.steps():
         return Tokenizer.from_json(checkpoints.read_json("tokenizer"))
+    return _new_tokenizer(config, dataset)
+
+
+def _new_tokenizer(config: Config, dataset: DataSet) -> Tokenizer:
+    """The tokenizer that a run of this config begins with."""
     if config.data.tokenizer == "file":
         tokenizer, origin = Tokenizer.read(config.data), f"read from {config.data.tokenizer_path}"
     else:
@@ -327,7 +359,7 @@ def adopt(config: Config, workdir: str) -> None:
 
 def begin(config: Config, trainer: Trainer, state: TrainState) -> TrainState:
     """A fresh state with the published weights that the config names, if any."""
-    weights = interop.weights(config, {path: leaf.shape for path, leaf in partition.named_leaves(state.params)})
+    weights = interop.weights(config, {path: leaf.shape for path, leaf in paths.named(state.params)})
     if weights:
         count = sum(array.size for array in weights.values())
         places = {tower.pretrained: None for tower in (config.model.image, config.model.text) if tower.pretrained}

@@ -191,6 +191,7 @@ def test_what_may_change_is_what_the_architecture_lists():
         "data.max_error_share",
         "data.cache_mib",
         "data.threads",
+        "data.features",
         "data.prefetch",
         "model.image.pretrained",
         "model.text.pretrained",

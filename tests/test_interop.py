@@ -23,7 +23,7 @@ from bacl_jax.interop.files import open_weights
 from bacl_jax.interop.pretrained import resized_grid
 from bacl_jax.mesh import make_mesh, to_host
 from bacl_jax.models import Model
-from bacl_jax.partition import named_leaves
+from bacl_jax.paths import named
 from bacl_jax.train.step import build
 
 CAPTIONS = [f"{colour} {shape} on a {ground}" for colour in ("red", "blue") for shape in ("circle", "square") for ground in ("hill", "sea")]
@@ -75,7 +75,7 @@ def hf(params, tokenizer, tmp_path):
 
 
 def shapes(one, vocab_size):
-    return {path: leaf.shape for path, leaf in named_leaves(jax.eval_shape(Model(one, vocab_size).init, jax.random.key(0)))}
+    return {path: leaf.shape for path, leaf in named(jax.eval_shape(Model(one, vocab_size).init, jax.random.key(0)))}
 
 
 def read(one, tokenizer):
@@ -84,7 +84,7 @@ def read(one, tokenizer):
 
 def test_a_round_trip_is_equal_in_every_bit(exported, params, tokenizer):
     found = read(both(exported), tokenizer)
-    expected = dict(named_leaves(params))
+    expected = dict(named(params))
     assert found.keys() == expected.keys()
     for path, array in found.items():
         np.testing.assert_array_equal(array, expected[path], err_msg=path)
@@ -263,7 +263,7 @@ def test_weights_in_several_files_and_in_half_precision(hf, params, tokenizer):
     (hf / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     for path, array in read(both(hf), tokenizer).items():
         assert array.dtype == np.float32
-        np.testing.assert_array_equal(array, np.asarray(dict(named_leaves(params))[path]).astype(np.float16), err_msg=path)
+        np.testing.assert_array_equal(array, np.asarray(dict(named(params))[path]).astype(np.float16), err_msg=path)
 
 
 def test_a_place_in_an_installed_package():
@@ -277,7 +277,7 @@ def test_a_place_in_an_installed_package():
 
 def test_other_sizes(hf, params, tokenizer):
     """Image positions follow the grid, text positions and embedding are cut; more than there is is refused."""
-    ours = dict(named_leaves(params))
+    ours = dict(named(params))
     larger = read(both(hf, data__image_size=32), tokenizer)["towers/image/positions"]
     assert larger.shape == (1 + 64, 16)
     np.testing.assert_array_equal(larger[0], ours["towers/image/positions"][0])

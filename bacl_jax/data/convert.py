@@ -57,7 +57,7 @@ def write(
             if name not in finished:
                 finished[name] = _write_shard(out / name, rows.start, _rows(records, rows, pool), on_error, on_skip)
                 index = dataclasses.replace(begun, shards=tuple(finished[key] for key in sorted(finished)))
-                _replace(out / INDEX, index.to_json().encode())
+                replace(out / INDEX, index.to_json().encode())
             progress.update(task, completed=rows.stop)
     index = array_record.read_index(out)
     skipped = index.skipped
@@ -108,16 +108,15 @@ def _rows(records: Records, rows: range, pool: ThreadPoolExecutor) -> Iterator[R
 
 
 def _write_shard(path: Path, first: int, rows: Iterator[Record | DataError], on_error: str, on_skip: OnSkip | None) -> Shard:
-    partial = path.with_name(f".{path.name}.partial")
     skipped: Counter[str] = Counter()
-    writer = array_record.library.ArrayRecordWriter(str(partial), _WRITER)
-    position = 0
-    try:
+
+    def contents() -> Iterator[bytes]:
+        position = first
         for row in rows:
             try:
                 if isinstance(row, DataError):
                     raise row
-                content = array_record.encode(row, first + position)
+                content = array_record.encode(row, position)
             except DataError as error:
                 if on_error == "raise":
                     raise
@@ -125,13 +124,26 @@ def _write_shard(path: Path, first: int, rows: Iterator[Record | DataError], on_
                 if on_skip is not None:
                     on_skip(error)
                 continue
-            writer.write(content)
+            yield content
             position += 1
+
+    return store(path, contents(), skipped)
+
+
+def store(path: Path, contents: Iterator[bytes], skipped: Counter[str]) -> Shard:
+    """Writes a file of records under a hidden name, reads it back, and renames it. skipped: rows left out by kind, when all are written."""
+    partial = path.with_name(f".{path.name}.partial")
+    writer = array_record.library.ArrayRecordWriter(str(partial), _WRITER)
+    written = 0
+    try:
+        for content in contents:
+            writer.write(content)
+            written += 1
         writer.close()
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        shard = Shard(path.name, position, partial.stat().st_size, digest, dict(sorted(skipped.items())))
+        shard = Shard(path.name, written, partial.stat().st_size, digest, dict(sorted(skipped.items())))
         array_record.open_shard(str(partial), shard)  # a disk that filled up shows here at the latest
         os.replace(partial, path)
     except RuntimeError as error:  # what the library makes of an error of the system
@@ -143,7 +155,7 @@ def _write_shard(path: Path, first: int, rows: Iterator[Record | DataError], on_
     return shard
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes) -> None:
     """The file with new content, or, whenever the machine stops, still with the old one; the renames so far are on the disk as well."""
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "wb") as file:

@@ -3,6 +3,7 @@
 Dimension legend: B rows of the global batch (b of this host), S pixels a side, T tokens a caption.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import grain
@@ -10,8 +11,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bacl_jax.config import Config, ConfigError, DataConfig
-from bacl_jax.data import order, transforms
+from bacl_jax.data import features, order, transforms
 from bacl_jax.data.faults import Faults
+from bacl_jax.data.features import FeatureFiles
 from bacl_jax.data.halftrue import names_side
 from bacl_jax.data.sampler import Sampler
 from bacl_jax.data.source import DataError, DataSet, Source, hash_ids
@@ -19,9 +21,18 @@ from bacl_jax.data.stages import Stages
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.types import Batch, Tokens
 
-Pair = tuple[UInt8[np.ndarray, "S S 3"], str, str]  # cropped picture, caption, key of the anchor
 _LAST_STEP = 2**31 - 1
 _ATTEMPTS = 16  # rows tried for one place of a batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """One row of a batch: its cropped picture (None where its features are stored), caption, key of the anchor, stored features by name."""
+
+    image: UInt8[np.ndarray, "S S 3"] | None
+    caption: str
+    anchor_key: str
+    stored: dict[str, np.ndarray]
 
 
 class BatchBuilder:
@@ -38,7 +49,9 @@ class BatchBuilder:
         shard: tuple[Sequence[int], int],
         faults: Faults | None = None,
         stages: Stages | None = None,
+        stored: FeatureFiles | None = None,
     ):
+        self._stored = stored
         self._dataset, self._tokenizer, self._config = dataset, tokenizer, config
         self._partners, self._partner_share = partners, partner_share
         self._faults = faults or Faults(config.data.max_error_share)
@@ -67,11 +80,17 @@ class BatchBuilder:
         data = self._config.data
         with self._stages.spent("reading"):
             example = self._dataset.train[row]
+            stored = {} if self._stored is None else self._stored[row]
         among = (example.caption, *example.others)
-        caption = among[int(choice * len(among))]
+        which = int(choice * len(among))
+        caption = among[which]
+        stored = features.of_caption(stored, which, data.context_length)
+        if "image.pooled" in stored:
+            return Pair(None, caption, example.anchor_key, stored)
         where = transforms.place(draw, data, may_flip=not data.augment_flip or not names_side(caption))
         with self._stages.spent("decoding"):
-            return transforms.crop(example.picture, data.image_size, where, data.resample), caption, example.anchor_key
+            image = transforms.crop(example.picture, data.image_size, where, data.resample)
+        return Pair(image, caption, example.anchor_key, stored)
 
     def _read(self, step: int, position: int, row: int, choice: float, draw: list[float]) -> tuple[int, Pair]:
         """The pair at a position of the global batch, and its row: another one's where that row cannot be read and may be skipped."""
@@ -94,22 +113,25 @@ class BatchBuilder:
         rows = self.rows(step)[self._held]
         augment = transforms.augmentation(self._config.seed, step, self._config.train.batch_size, data)[self._held]
         choice = order.generator(self._config.seed, step, order.CAPTION).random(self._config.train.batch_size)[self._held]
-        images = np.empty((len(rows), data.image_size, data.image_size, 3), np.uint8)
-        captions, anchor_keys = [""] * len(rows), [""] * len(rows)
+        pairs: list[Pair] = []
         self._faults.asked(len(rows))
         drawn = zip(self._held.tolist(), rows.tolist(), choice.tolist(), augment.tolist(), strict=True)
         for i, (position, row, which, where) in enumerate(drawn):
-            rows[i], (images[i], captions[i], anchor_keys[i]) = self._read(step, position, row, which, where)
+            rows[i], pair = self._read(step, position, row, which, where)
+            pairs.append(pair)
+        captions, images = [pair.caption for pair in pairs], [pair.image for pair in pairs if pair.image is not None]
+        pictures = {"image": Tokens(values=np.stack(images))} if images else {}
         with self._stages.spent("tokenising"):
             ids, mask = self._tokenizer.encode(captions)
             caption_id = hash_ids(captions)
         present = np.ones(len(rows), bool)
         return step, Batch(
-            inputs={"image": Tokens(values=images), "text": Tokens(values=ids, mask=mask)},
+            inputs=pictures | {"text": Tokens(values=ids, mask=mask)},
             present={"image": present, "text": present},
             caption_id=caption_id,
-            anchor_id=hash_ids(anchor_keys),
+            anchor_id=hash_ids(pair.anchor_key for pair in pairs),
             index=rows.astype(np.int32),
+            stored=features.stacked([pair.stored for pair in pairs], tokens=self._config.objective.cla.enabled),
         )
 
 
@@ -124,6 +146,7 @@ def batches(
     shard: tuple[Sequence[int], int] = ((0,), 1),
     faults: Faults | None = None,
     stages: Stages | None = None,
+    stored: FeatureFiles | None = None,
 ) -> Iterator[tuple[int, Batch]]:
     """Endless (step, batch) from `start_step` on, read ahead by `data.prefetch` batches in `data.threads` threads.
 
@@ -132,6 +155,7 @@ def batches(
     shard: (which, of how many) equal blocks of the batch are this host's. The blocks, one after the other, are the batch.
     faults: counts rows that cannot be read. Under data.on_error = "skip" each is replaced by one that (seed, step, its place) draw.
     stages: sums up where the readers spend their time.
+    stored: what frozen towers made of the rows of `dataset.train`; pictures whose features are there are not decoded. None: nothing is.
     Raises ConfigError if a partner list could come too late (objective.bns.list_delay) or the hosts do not divide the batch.
     """
     data, delay = config.data, config.objective.bns.list_delay
@@ -141,7 +165,15 @@ def batches(
             "a partner list has to be there before its first batch is read"
         )
     build = BatchBuilder(
-        dataset, tokenizer, config, partners=partners, partner_share=partner_share, shard=shard, faults=faults, stages=stages
+        dataset,
+        tokenizer,
+        config,
+        partners=partners,
+        partner_share=partner_share,
+        shard=shard,
+        faults=faults,
+        stages=stages,
+        stored=stored,
     )
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
     return iter(grain.MapDataset.range(start_step, _LAST_STEP).map(build).to_iter_dataset(options))

@@ -16,7 +16,7 @@ from bacl_jax.config import Config, ConfigError
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.interop.layouts import HF_CLIP, OPEN_CLIP, Layout, Modality
 from bacl_jax.models.pixels import PIXELS
-from bacl_jax.partition import named_leaves
+from bacl_jax.paths import named
 
 Target = Literal["hf", "open_clip"]
 LAYOUTS: dict[Target, Layout] = {"hf": HF_CLIP, "open_clip": OPEN_CLIP}
@@ -59,7 +59,7 @@ def check(config: Config, tokenizer: Tokenizer, target: Target) -> None:
 
 def tensors(params: Any, target: Target) -> dict[str, np.ndarray]:
     """The target's tensors by name; reading them again gives the same bits."""
-    ours = {path: np.asarray(leaf) for path, leaf in named_leaves({"towers": params["towers"]})}
+    ours = {path: np.asarray(leaf) for path, leaf in named({"towers": params["towers"]})}
     layout, found = LAYOUTS[target], {}
     modalities: tuple[Modality, ...] = ("image", "text")
     for modality in modalities:

@@ -24,11 +24,19 @@ Metrics = dict[str, Float[Array, ""]]
 
 @pytree
 class Captions:
-    """Token ids, and what the text tower made of them; None where it is not kept."""
+    """Token ids, and what the text tower made of them; None where it is not kept.
+
+    stored: arrays [E, ...] that `encode_text` gets after ids and mask: what is stored of the captions, if anything.
+    """
 
     text: Features | None
     ids: Array  # int32 [E, T]
     mask: Array  # bool [E, T]
+    stored: tuple[Any, ...] = ()
+
+    def inputs(self) -> tuple[Any, ...]:
+        """What the text tower takes."""
+        return self.ids, self.mask, *self.stored
 
 
 @pytree
@@ -42,14 +50,15 @@ class Pairs:
     caption_id: Array  # uint32 [B, 2]
     anchor_id: Array  # uint32 [B, 2]
     inputs: Any = None  # what the anchors' tower made the features of, first dimension B, where their tokens are not kept
+    stored: tuple[Any, ...] = ()  # what is stored of the captions, as in Captions
 
     def captions(self) -> Captions:
-        return Captions(text=self.text, ids=self.ids, mask=self.mask)
+        return Captions(text=self.text, ids=self.ids, mask=self.mask, stored=self.stored)
 
-    def to_keep(self) -> dict[str, Array]:
-        """What the bank keeps of each row, as `bank.push` takes it, but for its number in the source."""
+    def to_keep(self, *, stored: bool = False) -> dict[str, Any]:
+        """What the bank keeps of each row, as `bank.push` takes it, but for its number in the source. stored: these, too."""
         ids = {"caption_id": self.caption_id, "anchor_id": self.anchor_id, "ids": self.ids, "mask": self.mask}
-        return ids | {"anchor": self.anchor.pooled, "text": self.text.pooled}
+        return ids | {"anchor": self.anchor.pooled, "text": self.text.pooled} | ({"stored": self.stored} if stored else {})
 
     def anchors(self) -> Rows:
         """The anchors' side as columns: of each anchor one copy."""
@@ -136,9 +145,10 @@ def from_batch(
     """For CLA's rows the caption of another row: it comes as token ids, to be encoded where it is used."""
     place = jnp.broadcast_to(even_rows(groups.rows, n := groups.share(config.cla.row_share)), (groups.count, n))
     column, found = groups.take((column, found), place)
-    ids, mask, caption_id, anchor_id = shards.fetch((pairs.ids, pairs.mask, pairs.caption_id, pairs.anchor_id), column)
+    among = Captions(text=None, ids=pairs.ids, mask=pairs.mask, stored=pairs.stored)
+    captions, caption_id, anchor_id = shards.fetch((among, pairs.caption_id, pairs.anchor_id), column)
     columns = Rows(x=jnp.zeros((found.shape[0], 0)), caption_id=caption_id, anchor_id=anchor_id, valid=found)
-    return Negatives(place=place, captions=Captions(text=None, ids=ids, mask=mask), columns=columns)
+    return Negatives(place=place, captions=captions, columns=columns)
 
 
 def from_bank(
@@ -163,13 +173,14 @@ def from_bank(
     score = drawn.perturbed.max(1).reshape(groups.count, groups.rows)
     place = shards.top_k(score, groups.share(config.bns.drawn_share))
     slot, found = groups.take(bns.hardest(drawn), place)
-    ids, mask, caption_id, anchor_id = shards.fetch((bank.ids, bank.mask, bank.caption_id, bank.anchor_id), slot)
+    among = Captions(text=None, ids=bank.ids, mask=bank.mask, stored=bank.stored)
+    captions, caption_id, anchor_id = shards.fetch((among, bank.caption_id, bank.anchor_id), slot)
     if config.bns.stale:
         text = Features(pooled=shards.fetch(bank.text, slot), tokens=None)
     else:
-        text = encoded(lambda part: encode_text(*part), (ids, mask), shards)
+        text = encoded(lambda part: encode_text(*part), captions.inputs(), shards)
     columns = Rows(x=text.pooled, caption_id=caption_id, anchor_id=anchor_id, valid=found)
-    return Negatives(place=place, captions=Captions(text=text, ids=ids, mask=mask), columns=columns), drawn
+    return Negatives(place=place, captions=dataclasses.replace(captions, text=text), columns=columns), drawn
 
 
 def encoded(encode: Callable[[Any], Any], inputs: Any, shards: Shards) -> Any:
@@ -214,7 +225,7 @@ def local_terms(
         """Of each row: L_local, whether its two captions can be aligned, and the matching logits of all captions."""
         pairs, captions = part
         anchor = pairs.anchor if encode_anchor is None or pairs.anchor.tokens is not None else encode_anchor(pairs.inputs)
-        texts = [one.text if one.text is not None and one.text.tokens is not None else encode_text(one.ids, one.mask) for one in captions]
+        texts = [one.text if one.text is not None and one.text.tokens is not None else encode_text(*one.inputs()) for one in captions]
         if not config.cla.into_towers:
             anchor, texts = jax.lax.stop_gradient((anchor, texts))
         attention, logit = attend(jax.tree.map(lambda *x: jnp.stack(x), *texts), anchor)
@@ -254,7 +265,7 @@ def bacl_loss(
     bias: Float[Array, ""] | None,
     policy: bns.PolicyFn,
     attend: Callable[[Features, Features], Any],
-    encode_text: Callable[[Array, Array], Features],
+    encode_text: Callable[..., Features],
     encode_anchor: Callable[[Any], Features] | None = None,
     key: Array,
     progress: Float[Array, ""],
@@ -263,8 +274,8 @@ def bacl_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """L = L_contrast + lambda_local L_local + lambda_match L_match + L_policy and its parts.
 
-    policy, attend, encode_text are called only where the config switches on what needs them, encode_anchor (on pairs.inputs) where
-    the anchors' tokens are not kept; attend takes several captions an
+    policy, attend, encode_text are called only where the config switches on what needs them, encode_text on a caption's ids, mask and
+    what is stored of it, encode_anchor (on pairs.inputs) where the anchors' tokens are not kept; attend takes several captions an
     anchor: text [N, B, T, C] and anchor [B, P, C] to A [N, B, T, P] and matching logits [N, B]. pairs and bank lie over the devices
     of `shards`, and so does every array with a dimension of the batch or of the bank: none of size B x B or B x M exists, but for
     config.contrast = "dense".

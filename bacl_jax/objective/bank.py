@@ -23,6 +23,7 @@ class Bank:
     anchor: Float[Array, "M D"]  # embedding z of the anchor
     text: Float[Array, "M D"]  # embedding w of the caption
     cursor: Int[Array, ""]  # t B mod M
+    stored: tuple[Any, ...] = ()  # arrays [M, ...] of what is stored of the captions beside their tokens (see bacl.Captions)
 
     @property
     def filled(self) -> Bool[Array, " M"]:
@@ -34,8 +35,8 @@ class Bank:
         return Rows(x=self.text, caption_id=self.caption_id, anchor_id=self.anchor_id, valid=newest)
 
 
-def empty(size: int, context_length: int, embed_dim: int) -> Bank:
-    """A bank of `size` empty slots."""
+def empty(size: int, context_length: int, embed_dim: int, stored: tuple[Any, ...] = ()) -> Bank:
+    """A bank of `size` empty slots. stored: shapes and types of what is stored of one row's caption."""
     return Bank(
         caption_id=jnp.zeros((size, 2), jnp.uint32),
         anchor_id=jnp.zeros((size, 2), jnp.uint32),
@@ -45,22 +46,23 @@ def empty(size: int, context_length: int, embed_dim: int) -> Bank:
         anchor=jnp.zeros((size, embed_dim)),
         text=jnp.zeros((size, embed_dim)),
         cursor=jnp.int32(0),
+        stored=jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), stored),
     )
 
 
-def push(bank: Bank, *, write: Bool[Array, ""], shards: Shards = ONE_DEVICE, **rows: Array) -> Bank:
-    """Write the rows of one step (fields of Bank, [B, ...]) at the cursor; of more rows than slots the last M stay.
+def push(bank: Bank, *, write: Bool[Array, ""], shards: Shards = ONE_DEVICE, **rows: Any) -> Bank:
+    """Write the rows of one step (fields of Bank, arrays [B, ...]) at the cursor; of more rows than slots the last M stay.
 
     The cursor moves on even where `write` is False (a skipped step), so that a row's slot depends on the step alone. Slots and
     rows lie over the devices: the rows travel past the slots, each device keeps those that are its own.
     """
     size, count = bank.index.shape[0], rows["index"].shape[0]
 
-    def local(old: dict[str, Array], new: dict[str, Array], cursor: Array, write: Array) -> dict[str, Array]:
+    def local(old: dict[str, Any], new: dict[str, Any], cursor: Array, write: Array) -> dict[str, Any]:
         slots, b = old["index"].shape[0], new["index"].shape[0]
         first = jax.lax.axis_index(shards.axes) * slots if shards.axes else 0
 
-        def visit(old: dict[str, Array], new: dict[str, Array], luggage: Any, owner: Array) -> tuple[dict[str, Array], Any]:
+        def visit(old: dict[str, Any], new: dict[str, Any], luggage: Any, owner: Array) -> tuple[dict[str, Any], Any]:
             row = owner * b + jnp.arange(b)
             place = (cursor + row) % size - first
             mine = write & (row >= count - size) & (place >= 0) & (place < slots)
@@ -71,7 +73,7 @@ def push(bank: Bank, *, write: Bool[Array, ""], shards: Shards = ONE_DEVICE, **r
         return travel(visit, old, new, (), shards.axes)[0]
 
     old = {name: getattr(bank, name) for name in rows}
-    new = {name: jax.lax.stop_gradient(x).astype(old[name].dtype) for name, x in rows.items()}
+    new = jax.tree.map(lambda old, x: jax.lax.stop_gradient(x).astype(old.dtype), old, rows)
     fields = shards.map(local, old, new, shared=(bank.cursor, write))
     return Bank(**fields, cursor=((bank.cursor + count) % size).astype(jnp.int32))
 

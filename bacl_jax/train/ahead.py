@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 
+from bacl_jax import paths
 from bacl_jax.config import Config, ConfigError
 from bacl_jax.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated, spread
 from bacl_jax.objective.bacl import Groups
@@ -156,7 +157,11 @@ def activation_bytes(trainer: Trainer) -> int:
         side, length = config.data.image_size, config.data.context_length
 
         def residuals(params: Any, images: Any, ids: Any, mask: Any) -> Any:
-            return jax.vjp(lambda p: (model.encode_image(p, images), model.encode_text(p, ids, mask)), params)[1]
+            def towers(trained: Any) -> Any:
+                whole = paths.replaced(params, trained)
+                return model.encode_image(whole, images), model.encode_text(whole, ids, mask)
+
+            return jax.vjp(towers, paths.trained(params, trainer.frozen))[1]
 
         text = shape(length, dtype=jnp.int32), shape(length, dtype=jnp.bool_)
         found = jax.eval_shape(residuals, trainer.abstract_state().params, shape(side, side, 3, dtype=jnp.uint8), *text)

@@ -1,8 +1,8 @@
 """Checkpoints of a run: DIR/checkpoints/<step>/<item>, written asynchronously by orbax.
 
-Items: `params` (and `ema` where there is one) for evaluation alone; `opt_state`, `bank`, `rng`, `counters`; `partners`, the live
-partner lists; `position`, `config` and `tokenizer` as JSON. Arrays are restored against an abstract state with shardings, so any
-mesh reads what any other wrote.
+Items: `params` (and `ema`, of the trained ones, where there is one) for evaluation alone; `opt_state`, `bank`, `rng`, `counters`;
+`partners`, the live partner lists; `position`, `config` and `tokenizer` as JSON. Arrays are restored against an abstract state with
+shardings, so any mesh reads what any other wrote.
 
 A checkpoint becomes visible by one rename, after SHA256SUMS over its items was written into it (`sha256sum -c` reads it). One that
 does not match is set aside under DIR/unreadable with a warning, and the one before is used: orbax itself does not notice a changed byte.
@@ -23,6 +23,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from bacl_jax import paths
 from bacl_jax.config import Config, check_resumable, from_config_dict, to_dict
 from bacl_jax.data.order import PartnerList
 from bacl_jax.settings import ConfigError
@@ -39,6 +40,7 @@ ARRAYS = {
     "rng": ("rng",),
     "counters": ("step", "nonfinite", "skipped"),
 }
+FEATURES = "bank_features"  # the part of the bank that only runs with data.features have
 
 
 class CheckpointError(RuntimeError):
@@ -142,6 +144,11 @@ class Checkpoints:
             return None
         step = self.steps()[-1]
         templates = _array_items(abstract)
+        if FEATURES in templates and not (self.directory / str(step) / FEATURES).is_dir():
+            raise CheckpointError(
+                f"the checkpoint of step {step} has no stored features of the captions in the memory bank: the run went on without "
+                "data.features, or with those of the image tower alone; go on with --config.data.features=None, or take another --workdir"
+            )
         wanted: dict[str, Any] = {name: ocp.args.StandardRestore(tree) for name, tree in templates.items()}
         wanted |= {name: ocp.args.JsonRestore() for name in ("position", "tokenizer")}
         if (self.directory / str(step) / "partners").is_dir():
@@ -158,20 +165,37 @@ class Checkpoints:
     def restore_params(self, abstract_params: Any, step: int | None = None) -> tuple[int, Any]:
         """(step, parameters for evaluation): the averaged ones where the run keeps an average. None: the newest step.
 
-        No other item is looked at. CheckpointError where it cannot be read, or where a run beside this one removes it meanwhile.
+        No average is kept of frozen parameters: they are read from `params`. No other item is looked at. CheckpointError where it cannot be
+        read, or where a run beside this one removes it meanwhile.
         """
         step = self.checked_step(step, ("params",))
-        (name,) = _evaluated(self.directory / str(step), ("params",))
-        return step, self._read(step, name, ocp.args.StandardRestore(abstract_params))
+        folder = self.directory / str(step)
+        if _evaluated(folder, ("params",)) == ("params",):
+            return step, self._read(step, "params", ocp.args.StandardRestore(abstract_params))
+        handler: Any = ocp.StandardCheckpointHandler()  # typed for a path class of its own, and takes any
+        with self._reading(step, "ema"):
+            averaged = _part(abstract_params, handler.metadata(folder / "ema").tree)
+        found = self._read(step, "ema", ocp.args.StandardRestore(averaged))
+        if jax.tree.structure(averaged) == jax.tree.structure(abstract_params):
+            return step, found
+        if problem := problem_of(folder, ("params",)):
+            raise CheckpointError(f"checkpoint {folder} cannot be read: {problem}")
+        return step, paths.replaced(self._read(step, "params", ocp.args.StandardRestore(abstract_params)), found)
 
     def read_json(self, name: str, step: int | None = None) -> dict[str, Any]:
         """The JSON item `position`, `config` or `tokenizer` of a checkpoint. None: the newest step that has it. Errors as above."""
         return self._read(self.checked_step(step, (name,)), name, ocp.args.JsonRestore())
 
     def _read(self, step: int, name: str, how: Any) -> Any:
-        """One item. Where that fails and the checkpoint is no longer what was written, CheckpointError says so."""
-        try:
+        """One item."""
+        with self._reading(step, name):
             return self._manager.restore(step, args=ocp.args.Composite(**{name: how}))[name]
+
+    @contextlib.contextmanager
+    def _reading(self, step: int, name: str) -> Iterator[None]:
+        """Where an item cannot be read and the checkpoint is no longer what was written, CheckpointError says so."""
+        try:
+            yield
         except Exception as error:
             folder = self.directory / str(step)
             if problem := problem_of(folder, (name,)) or problem_of(folder):  # a run that removes it may have begun with other items
@@ -255,13 +279,22 @@ def _array_items(state: TrainState) -> dict[str, Any]:
             items |= {name: tree[name]} if tree[name] is not None else {}
         else:
             items[name] = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-    return items
+    features = {path: items["bank"].pop(path) for path in [*items["bank"]] if path.startswith("bank.stored.")}
+    return items | ({FEATURES: features} if features else {})
+
+
+def _part(tree: Any, stored: Any) -> Any:
+    """The leaves of nested dicts that are also in `stored`, nested dicts whose names are texts."""
+    if not isinstance(tree, dict):
+        return tree
+    return {name: _part(value, stored[str(name)]) for name, value in tree.items() if str(name) in stored}
 
 
 def _from_array_items(abstract: TrainState, items: dict[str, Any]) -> TrainState:
     """Inverse of `_array_items`, into the structure of `abstract`."""
     values: dict[str, Any] = {"ema": None}
-    for name, found in items.items():
+    whole_bank = items["bank"] | items.get(FEATURES, {})
+    for name, found in {**{name: found for name, found in items.items() if name != FEATURES}, "bank": whole_bank}.items():
         if name in ("params", "ema"):
             values[name] = found
         else:

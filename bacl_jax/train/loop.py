@@ -62,6 +62,7 @@ class Loop:
     rows:      of the training source.
     tokenizer: its JSON, saved with each checkpoint.
     evaluate:  None: the run is never evaluated.
+    check:     of the state that the run begins with, before it is trained; raises what is wrong.
     begin:     what a run that has no checkpoint makes of its fresh state, such as published weights in place of random ones.
     statistics: of the data read before a step, for its line in the log.
     stages:    where the readers of the batches spend their time.
@@ -76,6 +77,7 @@ class Loop:
     tokenizer: dict[str, Any]
     evaluate: Evaluate | None = None
     headline: str | None = None
+    check: Callable[[TrainState], None] = lambda state: None
     begin: Callable[[TrainState], TrainState] = lambda state: state
     statistics: Callable[[int], Mapping[str, float]] = lambda step: {}
     stages: Stages = dataclasses.field(default_factory=Stages)
@@ -86,6 +88,7 @@ class Loop:
         Raises NonFiniteError after train.halt_after_nonfinite skipped steps in a row.
         """
         state, position, partners = self._start()
+        self.check(state)
         train = self.config.train
         shown = make_progress(position.step, train.steps, train.batch_size, self.headline, position.best_value)
         log = MetricLog(

@@ -14,8 +14,8 @@ class TrainState:
 
     step:      updates tried so far, skipped ones included; also the data position.
     params:    float32 parameters.
-    opt_state: optax state.
-    ema:       averaged parameters, or None.
+    opt_state: optax state of the trained parameters (those that config.optim.frozen does not name).
+    ema:       averages of the trained parameters, or None.
     bank:      memory bank.
     rng:       key data of the run's root key; a step's key is fold_in(rng, step).
     nonfinite: consecutive steps skipped for a non-finite loss or gradient.

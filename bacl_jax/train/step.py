@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from bacl_jax import schedules
+from bacl_jax import paths, schedules
 from bacl_jax.config import Config
 from bacl_jax.mesh import check_rows, replicated, spread
 from bacl_jax.models import Model
@@ -21,15 +21,16 @@ from bacl_jax.objective.contrast import check_tiles
 from bacl_jax.objective.partners import partner_lists
 from bacl_jax.objective.shards import ONE_DEVICE, Shards
 from bacl_jax.optim import groups, make_optimizer
-from bacl_jax.partition import follow, named_leaves, shardings
+from bacl_jax.partition import follow, shardings
 from bacl_jax.train.state import TrainState
-from bacl_jax.types import Batch, Features
+from bacl_jax.types import Batch, Features, Trunk
 
 
 class Trainer:
     """The jitted functions of one config on one mesh; without `training`, one that batch and bank need not divide over."""
 
-    def __init__(self, config: Config, vocab_size: int, mesh: Mesh, *, training: bool = True):
+    def __init__(self, config: Config, vocab_size: int, mesh: Mesh, stored: Mapping[str, str] | None = None, *, training: bool = True):
+        """stored: type of the stored features by modality, of the towers whose trunks the batches bring (Batch.stored)."""
         if training:
             check_rows(mesh, config)
             check_tiles(config.objective, config.train.batch_size, mesh.size)
@@ -41,6 +42,9 @@ class Trainer:
         self.encode_image = jax.jit(self.model.encode_image)
         self.encode_text = jax.jit(self.model.encode_text)
         self.attend = jax.jit(self.model.attend)
+        self.frozen = config.optim.frozen
+        paths.check_frozen(self.frozen, jax.eval_shape(self.model.init, jax.random.key(0)))
+        self._in_bank = self._stored_captions((stored or {}).get("text"))
         self._shapes = jax.eval_shape(self._init, jax.random.key(0))
         self.shardings = self._lay_out()
         where = (self.shardings, replicated(mesh))
@@ -53,13 +57,13 @@ class Trainer:
 
     def with_weights(self, state: TrainState, weights: Mapping[str, np.ndarray]) -> TrainState:
         """The state with other values of some parameters, by path; the average begins with them, too. KeyError for an unknown path."""
-        if unknown := set(weights) - {name for name, _ in named_leaves(state.params)}:
+        if unknown := set(weights) - {name for name, _ in paths.named(state.params)}:
             raise KeyError(f"no parameters: {', '.join(sorted(unknown))}")
 
         def replaced(tree: Any) -> Any:
             leaves = [
                 jax.make_array_from_callback(leaf.shape, leaf.sharding, weights[name].__getitem__) if name in weights else leaf
-                for name, leaf in named_leaves(tree)
+                for name, leaf in paths.named(tree)
             ]
             return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
@@ -82,33 +86,49 @@ class Trainer:
             jax.tree.map(lambda _: whole, state),
             params=params,
             opt_state=follow(state.opt_state, state.params, params, whole),
-            ema=None if state.ema is None else params,
+            ema=None if state.ema is None else paths.trained(params, self.frozen),
             bank=jax.tree.map(lambda x: spread(self.mesh) if x.ndim else whole, state.bank),
         )
 
-    def eval_params(self, state: TrainState) -> dict[str, Any]:
-        """What evaluation uses: the average where there is one, else the parameters; whole along fsdp, so that no batch gathers them again.
+    def _stored_captions(self, dtype: str | None) -> tuple[Trunk, ...]:
+        """Shapes of what the bank keeps of a caption's stored features: those that channel (b) draws and CLA looks at."""
+        b, length = self.config.objective.bns, self.config.data.context_length
+        if dtype is None or not b.enabled or b.drawn_share == 0 or b.stale:
+            return ()
+        ids, mask = (jax.ShapeDtypeStruct((1, length), kind) for kind in (jnp.int32, jnp.bool_))
+        params = jax.eval_shape(self.model.init, jax.random.key(0))
+        trunk = jax.eval_shape(self.model.text_trunk, params, ids, mask)
+        if not self.config.objective.cla.enabled:
+            trunk = dataclasses.replace(trunk, tokens=None)
+        return (jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], jnp.dtype(dtype)), trunk),)
 
-        The towers must not run on parts of them: XLA gives wrong convolutions where a kernel is cut along its height or width.
+    def eval_params(self, state: TrainState) -> dict[str, Any]:
+        """What evaluation uses: the average where there is one, of the frozen parameters these, else the parameters.
+
+        They are whole along fsdp, so that no batch gathers them again, and the towers must not run on parts of them: XLA gives wrong
+        convolutions where a kernel is cut along its height or width.
         """
-        params = state.params if state.ema is None else state.ema
+        params = state.params if state.ema is None else paths.replaced(state.params, state.ema)
         return params if self.config.mesh.fsdp == 1 else jax.jit(lambda tree: tree, out_shardings=self._whole(params))(params)
 
     def _init(self, key: Array) -> TrainState:
         c = self.config
         params = self.model.init(jax.random.fold_in(key, 0))
+        trained = paths.trained(params, self.frozen)
         return TrainState(
             step=jnp.int32(0),
             params=params,
-            opt_state=self.optimizer.init(params),
-            ema=None if c.optim.ema_decay is None else jax.tree.map(jnp.copy, params),
-            bank=memory.empty(c.objective.bank_size, c.data.context_length, c.model.embed_dim),
+            opt_state=self.optimizer.init(trained),
+            ema=None if c.optim.ema_decay is None else jax.tree.map(jnp.copy, trained),
+            bank=memory.empty(c.objective.bank_size, c.data.context_length, c.model.embed_dim, self._in_bank),
             rng=jax.random.key_data(jax.random.fold_in(key, 1)),
             nonfinite=jnp.int32(0),
             skipped=jnp.int32(0),
         )
 
-    def _loss(self, params: dict[str, Any], state: TrainState, batch: Batch) -> tuple[Float[Array, ""], tuple[Metrics, Pairs]]:
+    def _loss(self, trained: dict[str, Any], state: TrainState, batch: Batch) -> tuple[Float[Array, ""], tuple[Metrics, Pairs]]:
+        """The loss as a function of the trained parameters; the others are the state's."""
+        params = paths.replaced(state.params, trained)
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
             return self._loss_on_mesh(self._gathered(params), state, batch)
 
@@ -123,8 +143,8 @@ class Trainer:
             bias=params.get("bias"),
             policy=lambda *args: model.policy(params, *args),
             attend=lambda text, anchor: by_batch(model.attend_each(params, by_batch(text, axis=1), by_batch(anchor)), axis=1),
-            encode_text=lambda *args: by_batch(model.encode_text(params, *by_batch(args))),
-            encode_anchor=lambda images: by_batch(model.encode_image(params, by_batch(images))),
+            encode_text=lambda *args: by_batch(text_features(model, params, *by_batch(args))),
+            encode_anchor=lambda given: by_batch(image_features(model, params, by_batch(given))),
             key=jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step),
             progress=schedules.progress(state.step, self.config.train.steps),
             config=self.config.objective,
@@ -144,19 +164,22 @@ class Trainer:
 
     def _step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         c = self.config
-        (_, (metrics, pairs)), grads = jax.value_and_grad(self._loss, has_aux=True)(state.params, state, batch)
+        old = paths.trained(state.params, self.frozen)
+        (_, (metrics, pairs)), grads = jax.value_and_grad(self._loss, has_aux=True)(old, state, batch)
         norms = group_norms(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(sum(norms.values()))
 
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = cast(dict[str, Any], optax.apply_updates(state.params, updates))
-        params["log_scale"] = jnp.minimum(params["log_scale"], jnp.log(jnp.float32(c.objective.max_scale)))
-        params, opt_state = select(finite, (params, opt_state), (state.params, state.opt_state))
-        ema = select(finite, average(state.ema, params, c.optim.ema_decay), state.ema)
-        bank = memory.push(state.bank, write=finite, shards=self.shards, index=batch.index, **pairs.to_keep())
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, old)
+        trained = cast(dict[str, Any], optax.apply_updates(old, updates))
+        if "log_scale" in trained:
+            trained["log_scale"] = jnp.minimum(trained["log_scale"], jnp.log(jnp.float32(c.objective.max_scale)))
+        trained, opt_state = select(finite, (trained, opt_state), (old, state.opt_state))
+        ema = select(finite, average(state.ema, trained, c.optim.ema_decay), state.ema)
+        rows = pairs.to_keep(stored=bool(self._in_bank))
+        bank = memory.push(state.bank, write=finite, shards=self.shards, index=batch.index, **rows)
         new = TrainState(
             step=state.step + 1,
-            params=params,
+            params=paths.replaced(state.params, trained),
             opt_state=opt_state,
             ema=ema,
             bank=bank,
@@ -188,9 +211,12 @@ class Trainer:
         )
 
 
-def build(config: Config, vocab_size: int, mesh: Mesh, *, training: bool = True) -> Trainer:
-    """The trainer of a config; compiles nothing yet. ConfigError where it does not fit the mesh; training=False: for evaluation alone."""
-    return Trainer(config, vocab_size, mesh, training=training)
+def build(config: Config, vocab_size: int, mesh: Mesh, stored: Mapping[str, str] | None = None, *, training: bool = True) -> Trainer:
+    """The trainer of a config; compiles nothing yet. ConfigError where it does not fit the mesh.
+
+    stored: as in Trainer. training=False: for evaluation alone.
+    """
+    return Trainer(config, vocab_size, mesh, stored, training=training)
 
 
 def compiler_options(config: Config, mesh: Mesh) -> dict[str, str] | None:
@@ -200,15 +226,17 @@ def compiler_options(config: Config, mesh: Mesh) -> dict[str, str] | None:
 
 
 def encode(model: Model, params: dict[str, Any], batch: Batch, shards: Shards = ONE_DEVICE) -> Pairs:
-    """Both towers over a batch, in micro-batches where shards.parts > 1: then without token features."""
-    text, images = batch.inputs["text"], batch.inputs["image"].values
+    """Both towers over a batch, in micro-batches where shards.parts > 1: then without token features. Stored trunks are not run."""
+    text = batch.inputs["text"]
+    given = batch.stored["image"] if "image" in batch.stored else batch.inputs["image"].values
+    stored = (batch.stored["text"],) if "text" in batch.stored else ()
     assert text.mask is not None
 
-    def towers(part: tuple[Array, Array, Array]) -> tuple[Features, Features]:
-        images, ids, mask = part
-        return shards.by_batch((model.encode_image(params, images), model.encode_text(params, ids, mask)))
+    def towers(part: tuple[Any, tuple[Any, ...]]) -> tuple[Features, Features]:
+        given, texts = part
+        return shards.by_batch((image_features(model, params, given), text_features(model, params, *texts)))
 
-    anchor, words = encoded(towers, (images, text.values, text.mask), shards)
+    anchor, words = encoded(towers, (given, (text.values, text.mask, *stored)), shards)
     return Pairs(
         anchor=anchor,
         text=words,
@@ -216,8 +244,28 @@ def encode(model: Model, params: dict[str, Any], batch: Batch, shards: Shards = 
         mask=text.mask,
         caption_id=batch.caption_id,
         anchor_id=batch.anchor_id,
-        inputs=None if shards.parts == 1 else images,
+        inputs=None if shards.parts == 1 else given,
+        stored=stored,
     )
+
+
+def image_features(model: Model, params: dict[str, Any], given: Any) -> Features:
+    """The image tower over pictures, or its head over what its trunk made of them."""
+    if isinstance(given, Trunk):
+        return model.finish_image(params, in_dtype(model, given))
+    return model.encode_image(params, given)
+
+
+def text_features(model: Model, params: dict[str, Any], ids: Array, mask: Array, stored: Trunk | None = None) -> Features:
+    """The text tower over token ids, or its head over what its trunk made of them."""
+    if stored is not None:
+        return model.finish_text(params, in_dtype(model, stored), mask)
+    return model.encode_text(params, ids, mask)
+
+
+def in_dtype(model: Model, stored: Trunk) -> Trunk:
+    """Stored features in the type that the model computes in."""
+    return jax.tree.map(lambda x: x.astype(model.config.model.dtype), stored)
 
 
 def group_norms(grads: dict[str, Any]) -> Metrics:

@@ -13,7 +13,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, BertConfig, BertModel, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
-from bacl_jax import interop, partition
+from bacl_jax import interop, paths
 from bacl_jax.data.files import located
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.models import Model
@@ -103,8 +103,8 @@ def config_for(place, *, embed_dim, pixels, image, text, kind="infonce", size=32
 def imported(config, vocabulary=VOCABULARY):
     model = Model(config, vocabulary)
     params = jax.jit(model.init)(jax.random.key(0))
-    found = interop.weights(config, {path: leaf.shape for path, leaf in partition.named_leaves(params)})
-    leaves = [jnp.asarray(found.get(path, leaf)) for path, leaf in partition.named_leaves(params)]
+    found = interop.weights(config, {path: leaf.shape for path, leaf in paths.named(params)})
+    leaves = [jnp.asarray(found.get(path, leaf)) for path, leaf in paths.named(params)]
     return model, jax.tree.unflatten(jax.tree.structure(params), leaves), found
 
 
