@@ -286,6 +286,19 @@ class ClassificationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CaptionedConfig:
+    """The task `retrieval` of launch.evaluate over a file of pictures with several captions each, not over the run's own data."""
+
+    path: str | None = changeable(None)  # .json as of Karpathy's splits, or a manifest (.csv, .jsonl, .parquet); None: the run's own data
+    images: str | None = changeable(None)  # folder of its pictures; None: images beside a .json, the folder of a manifest
+    split: str = changeable("test")  # which of its pictures; of a file without splits: all
+    captions: Positive | None = changeable(None)  # of each picture, the first so many; None: all
+    image_column: str = changeable("image")  # of a manifest: path relative to the folder
+    caption_column: str = changeable("caption")  # of a manifest
+    split_column: str | None = changeable(None)  # of a manifest; None: it has no splits
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     split: Literal["validation", "test"] = changeable("validation")  # what the run evaluates while it trains
     report: Literal["validation", "test"] = changeable("test")  # what the report at the end is about; where it has no rows: split
@@ -296,6 +309,7 @@ class EvalConfig:
     batch_size: Positive = changeable(256)  # rows encoded at a time
     chunk: Positive = changeable(1024)  # queries ranked at a time
     audit: AuditConfig = AuditConfig()
+    retrieval: CaptionedConfig = CaptionedConfig()
     classification: ClassificationConfig = ClassificationConfig()
     sugarcrepe: BenchmarkConfig = BenchmarkConfig()
     sugarcrepe_pp: BenchmarkConfig = BenchmarkConfig()

@@ -206,6 +206,15 @@ def evaluation() -> ConfigDict:
     audit.tolerance = 0.1  # (c) false negatives: at most so much less similar than the own pair; a cosine
     audit.shown = 24  # (c) rows of each picture; 0: none is drawn
 
+    evaluation.retrieval = retrieval = ConfigDict()  # the task retrieval of launch.evaluate on a file, not on the run's own data
+    retrieval.path = optional(None)  # (c) .json as of Karpathy's splits, or a manifest (.csv, .jsonl, .parquet); None: the run's own data
+    retrieval.images = optional(None)  # (c) folder of its pictures; None: images beside a .json, the folder of a manifest
+    retrieval.split = "test"  # (c) which of its pictures; of a file without splits: all
+    retrieval.captions = optional(None)  # (c) of each picture, the first so many; None: all
+    retrieval.image_column = "image"  # (c) of a manifest: path relative to the folder
+    retrieval.caption_column = "caption"  # (c) of a manifest
+    retrieval.split_column = optional(None)  # (c) of a manifest; None: it has no splits
+
     evaluation.classification = classification = ConfigDict()  # tasks of launch.evaluate alone, from here on
     classification.path = optional(None)  # (c) folder with a folder of pictures for each class; None: the task is refused
     classification.classes = optional(None)  # (c) .txt: a name a line, in the folders' order; .json: folder to name; None: folders' names

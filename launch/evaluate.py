@@ -2,13 +2,12 @@
 
     python -m launch.evaluate --workdir=runs/bacl
     python -m launch.evaluate --workdir=runs/bacl --step=600 --tasks=retrieval,halftrue --config.eval.split=validation
-    python -m launch.evaluate --workdir=runs/bacl --tasks=audit
     python -m launch.evaluate --workdir=runs/bacl --tasks=winoground --config.eval.winoground.path=winoground/examples.jsonl
 
 --workdir  folder of a run of launch.train; its config.json, data and tokenizer are used.
 --step     the checkpoint; the newest readable one if left out.
 --tasks    of retrieval, halftrue, localization, audit; those of the run's eval.tasks if left out. On data of their own, named by
-           eval.<task> (docs/evaluation.md): classification, sugarcrepe, sugarcrepe_pp, winoground, aro, valse.
+           eval.<task> (docs/evaluation.md): classification, sugarcrepe, sugarcrepe_pp, winoground, aro, valse; retrieval, too.
 --config.<field>=<value> changes a field that may differ from the training's: data.path, eval.*, mesh.*. The split is
 eval.split if it is given here, else eval.report, by default test.
 
@@ -42,13 +41,14 @@ def main() -> None:
     overrides = cast(Any, flags.FLAGS["config"]).override_values
     config = from_config_dict(command.overridden(to_dict(read_config(WORKDIR.value)), overrides))
     tasks = TASKS.value or config.eval.tasks
-    suite.check_tasks(tasks, (*suite.TASKS, AUDIT, *suite.BENCHMARKS))
+    suite.check_tasks(tasks, tuple(dict.fromkeys((*suite.TASKS, AUDIT, *suite.BENCHMARKS))))
     found = restore(WORKDIR.value, STEP.value, config)
     run = Run(found.config, found.dataset, found.tokenizer, found.trainer)
     if AUDIT in tasks:
         run.audit(WORKDIR.value, found.step)
-    run.benchmarks(WORKDIR.value, found.params, found.step, [task for task in tasks if task in suite.BENCHMARKS])
-    if not (tasks := [task for task in tasks if task in suite.TASKS]):
+    files = suite.on_files(config, tasks)
+    run.benchmarks(WORKDIR.value, found.params, found.step, files)
+    if not (tasks := [task for task in tasks if task in suite.TASKS and task not in files]):
         return
     split = config.eval.split if "eval.split" in overrides else run.reported_split()
     if split is None:

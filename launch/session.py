@@ -157,11 +157,15 @@ class Run:
         print("\n".join(map(str, [*paths, *pictures])))
 
     def benchmarks(self, workdir: str | os.PathLike[str], params: Any, step: int, tasks: Sequence[str]) -> None:
-        """Tasks on data of their own: DIR/eval/<step>/<task>.json, and in DIR/eval/<step>/<task> the list of what was not scored."""
+        """Tasks on data of their own: DIR/eval/<step>/<task>.json, and in DIR/eval/<step>/<task> the list of what was not scored.
+
+        A task that the run's own data have, too, goes to DIR/eval/<step>/<name of the file>/.
+        """
         encoder = Encoder(self.trainer, jax.device_put(params), self.tokenizer, self.config, show_progress=True)
         for task in tasks:
             outcome, settings = suite.BENCHMARKS[task](encoder), getattr(self.config.eval, task)
-            written = {"config_sha256": sha256(self.config), "data": settings.path}
+            subfolder = Path(settings.path).stem if task in suite.TASKS else ""
+            written = {"config_sha256": sha256(self.config), "data": settings.path, "subfolder": subfolder}
             paths = suite.write(workdir, step, {task: outcome.metrics}, **written)
             paths.append(benchmark_report.write_left_out(paths[0].with_suffix("") / "left_out.csv", outcome.left_out))
             print(f"step {step}, {settings.path}")

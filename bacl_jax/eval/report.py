@@ -74,12 +74,15 @@ def _percentage(metrics: Mapping[str, float], name: str) -> str:
 
 
 def _retrieval_table(metrics: Mapping[str, float]) -> Table:
-    table = _table(f"retrieval, {metrics['n']:.0f} images (percent)", ("", "R@1", "R@5", "R@10", "mAP", "median rank", "among"))
+    of = f" of {metrics['n_entries']:.0f}" if "n_entries" in metrics else ""
+    table = _table(f"retrieval, {metrics['n']:.0f}{of} images (percent)", ("", "R@1", "R@5", "R@10", "mAP", "median rank", "among"))
     rows = {
         "image to text": ("i2t", "", "n_captions"),
         "image to text, all captions": ("i2t", "_all", "n_captions_all"),
+        "image to text, chance": ("i2t", "_chance", "n_captions"),
         "text to image": ("t2i", "", "n"),
         "text to image, all images": ("t2i", "_all", "n_images_all"),
+        "text to image, chance": ("t2i", "_chance", "n"),
     }
     for label, (way, suffix, among) in rows.items():
         if f"{way}_R@1{suffix}" in metrics:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bacl_jax.config import Config, ConfigError
 from bacl_jax.eval.benchmarks import MEASURES, Outcome, compositional
+from bacl_jax.eval.caption_retrieval import captioned_retrieval
 from bacl_jax.eval.compositional import halftrue
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.localization import localization
@@ -17,9 +18,15 @@ from bacl_jax.eval.zeroshot import classification
 
 BENCHMARKS: dict[str, Callable[[Encoder], Outcome]] = {  # on data of their own, which eval.<task> names
     "classification": classification,
+    "retrieval": captioned_retrieval,  # where eval.retrieval names a file, see `on_files`
     **{task: partial(compositional, task) for task in MEASURES},
 }
 TASKS = {"retrieval": retrieval, "halftrue": halftrue, "localization": localization}
+
+
+def on_files(config: Config, tasks: Sequence[str]) -> list[str]:
+    """Those of the tasks that are asked of data of their own, not of a split of the run's."""
+    return [task for task in tasks if task in BENCHMARKS and (task not in TASKS or getattr(config.eval, task).path is not None)]
 
 
 def check_tasks(tasks: Sequence[str], allowed: Sequence[str] = tuple(TASKS)) -> None:
