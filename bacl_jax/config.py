@@ -308,6 +308,7 @@ class EvalConfig:
     plots: bool = changeable(True)  # the report at the end draws curves, nearest captions and images, and attention
     batch_size: Positive = changeable(256)  # rows encoded at a time
     chunk: Positive = changeable(1024)  # queries ranked at a time
+    rerank: NonNegative = changeable(0)  # retrieval: the first so many entries, re-ordered by the matching logit of CLA; 0: off
     audit: AuditConfig = AuditConfig()
     retrieval: CaptionedConfig = CaptionedConfig()
     classification: ClassificationConfig = ClassificationConfig()

@@ -196,6 +196,7 @@ def evaluation() -> ConfigDict:
     evaluation.plots = True  # (c) the report at the end draws curves, nearest captions and images, and attention
     evaluation.batch_size = 256  # (c) rows encoded at a time
     evaluation.chunk = 1024  # (c) queries ranked at a time
+    evaluation.rerank = 0  # (c) retrieval at the end: the first so many entries, re-ordered by CLA's matching logit; 0: off
 
     evaluation.audit = audit = ConfigDict()  # the task audit of launch.evaluate
     audit.split = "train"  # (c) whose pairs are looked at: train, validation, test

@@ -104,11 +104,11 @@ class Run:
     def evaluate(self, state: TrainState, step: int) -> Mapping[str, float]:
         """Results on eval.split while training, named <split>/<task>/<metric>.
 
-        What takes long is left for the report at the end: localisation, and the images of other splits in retrieval.
+        What takes long is left for the report at the end: localisation, and in retrieval the images of other splits and re-ranking.
         With several processes the first one evaluates, on one device, and the others wait for its results.
         """
         tasks, split = [task for task in self.config.eval.tasks if task != "localization"], self.config.eval.split
-        options = {"retrieval": {"all_images": False}} if "retrieval" in tasks else {}
+        options = {"retrieval": {"all_images": False, "rerank": False}} if "retrieval" in tasks else {}
         params = self.eval_params(state)
 
         def compute() -> dict[str, float]:

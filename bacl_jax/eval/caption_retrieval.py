@@ -5,21 +5,26 @@ Dimension legend: A pictures, C captions, D embedding width.
 
 import collections
 import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from bacl_jax.data.source import normalise
 from bacl_jax.eval import caption_files
 from bacl_jax.eval.benchmarks import Outcome
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.formats import LeftOut
+from bacl_jax.eval.rerank import Matcher, reranked
 from bacl_jax.eval.retrieval import chance, ranked
 
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Pictures that could be read, and their captions: captions[c] describes picture of[c], with embeddings z and w."""
+    """Pictures of a folder that could be read, and their captions: captions[c] describes picture of[c], with embeddings z and w."""
 
+    folder: Path
     entries: list[caption_files.Captioned]
     captions: list[str]
     of: list[int]
@@ -41,7 +46,8 @@ def captioned_retrieval(encoder: Encoder) -> Outcome:
 
     As published: each caption is a query and an entry of its own, also one that reads as another picture's (the two tie). A picture is
     served by the best-ranked of its captions. `n`: pictures; `n_captions`; `n_entries`: pictures of the split in the file;
-    `left_out/<reason>`: those that could not be read. Each picture is read once. Host memory: 4 D bytes a picture and a caption.
+    `left_out/<reason>`: those that could not be read. Each picture is read once, for eval.rerank twice. Host memory: 4 D bytes a picture
+    and a caption.
     """
     gallery = read(encoder)
     metrics: dict[str, float] = {}
@@ -63,7 +69,7 @@ def read(encoder: Encoder) -> Gallery:
     of = [picture for picture, place in enumerate(kept) for _ in entries[place].captions]
     number = {text: i for i, text in enumerate(dict.fromkeys(captions))}
     w = encoder.texts(list(number))[[number[caption] for caption in captions]] if captions else np.zeros((0, z.shape[1]), np.float32)
-    return Gallery([entries[place] for place in kept], captions, of, z[kept], w, left_out)
+    return Gallery(folder, [entries[place] for place in kept], captions, of, z[kept], w, left_out)
 
 
 def both_ways(gallery: Gallery, encoder: Encoder) -> dict[str, float]:
@@ -71,4 +77,20 @@ def both_ways(gallery: Gallery, encoder: Encoder) -> dict[str, float]:
     right = {"i2t": gallery.captions_of, "t2i": [[picture] for picture in gallery.of]}
     metrics = ranked(gallery.z, gallery.w, right["i2t"], "i2t", chunk=chunk, show_progress=shown)
     metrics |= ranked(gallery.w, gallery.z, right["t2i"], "t2i", chunk=chunk, show_progress=shown)
-    return metrics | chance(right["i2t"], len(gallery.w), "i2t") | chance(right["t2i"], len(gallery.z), "t2i")
+    metrics |= chance(right["i2t"], len(gallery.w), "i2t") | chance(right["t2i"], len(gallery.z), "t2i")
+    if encoder.config.eval.rerank:
+        metrics |= reranked(gallery.z, gallery.w, right["i2t"], right["t2i"], matcher(gallery, encoder), encoder.config)
+    return metrics
+
+
+def matcher(gallery: Gallery, encoder: Encoder) -> Matcher:
+    """Re-ranking reads the pictures that are among the candidates a second time: tokens of all of them would not fit into memory."""
+
+    def pixels(numbers: Sequence[int]) -> Iterator[tuple[np.ndarray, Sequence[int]]]:
+        for block, places, errors in encoder.pixels(gallery.folder, [gallery.entries[number].shown for number in numbers]):
+            if errors:
+                raise next(iter(errors.values()))  # it could be read before
+            yield block, [numbers[place] for place in places]
+
+    ids, mask = encoder.tokenizer.encode([normalise(caption) for caption in gallery.captions])
+    return Matcher(encoder.trainer, encoder.params, pixels, ids, mask, encoder.config.eval.batch_size, encoder.show_progress)

@@ -89,7 +89,7 @@ class Encoder:
         Of a batch without a good picture, the embeddings are [0, D], with D = 0 as long as no picture was good.
         """
         size, width = self.config.eval.batch_size, 0
-        blocks = self._blocks(folder, pictures)
+        blocks = self.pixels(folder, pictures)
         for pixels, rows, bad in progress(blocks, "pictures", -(-len(pictures) // size), self.show_progress):
             found = np.zeros((0, width), np.float32)
             if rows:
@@ -97,7 +97,7 @@ class Encoder:
                 width = found.shape[1]
             yield found, rows, bad
 
-    def _blocks(self, folder: Path, pictures: Sequence[Shown]) -> Iterator[Block]:
+    def pixels(self, folder: Path, pictures: Sequence[Shown]) -> Iterator[Block]:
         """Pictures read by data.threads threads; those that are good come first in a batch, the rest of it is black."""
         size, side = self.config.eval.batch_size, self.config.data.image_size
 

@@ -79,9 +79,11 @@ def _retrieval_table(metrics: Mapping[str, float]) -> Table:
     rows = {
         "image to text": ("i2t", "", "n_captions"),
         "image to text, all captions": ("i2t", "_all", "n_captions_all"),
+        "image to text, re-ranked": ("i2t", "_reranked", "n_captions"),
         "image to text, chance": ("i2t", "_chance", "n_captions"),
         "text to image": ("t2i", "", "n"),
         "text to image, all images": ("t2i", "_all", "n_images_all"),
+        "text to image, re-ranked": ("t2i", "_reranked", "n"),
         "text to image, chance": ("t2i", "_chance", "n"),
     }
     for label, (way, suffix, among) in rows.items():

@@ -205,7 +205,7 @@ def chance_of_first(greater: np.ndarray, ties: np.ndarray, k: int, own: np.ndarr
     return 1 - missed
 
 
-def summarise(ranks: Ranks, prefix: str, suffix: str = "") -> dict[str, float]:
+def summarise(ranks: Ranks, prefix: str, suffix: str = "", *, tie: float = TIE) -> dict[str, float]:
     """R@k and mAP in percent, and the median rank, under the names `{prefix}_R@1{suffix}` and so on.
 
     R@k and rank are those of the best-ranked positive. Average precision is the mean over a query's positives of
@@ -214,7 +214,7 @@ def summarise(ranks: Ranks, prefix: str, suffix: str = "") -> dict[str, float]:
     best = np.where(ranks.valid, ranks.score, -np.inf).argmax(axis=1)[:, None]
     greater = np.take_along_axis(ranks.greater, best, axis=1)[:, 0]
     ties = np.take_along_axis(ranks.ties, best, axis=1)[:, 0]
-    own = np.sum(ranks.valid & (np.abs(ranks.score - np.take_along_axis(ranks.score, best, axis=1)) <= TIE), axis=1)
+    own = np.sum(ranks.valid & (np.abs(ranks.score - np.take_along_axis(ranks.score, best, axis=1)) <= tie), axis=1)
     metrics = {f"{prefix}_R@{k}{suffix}": 100 * float(chance_of_first(greater, ties, k, own).mean()) for k in TOP}
     hits = 1 + ranks.above
     precision = np.where(ranks.valid, hits / (hits + ranks.greater + ranks.ties / 2), 0.0)
@@ -260,6 +260,19 @@ def _grouped(keys: Int[np.ndarray, " n"], values: Int[np.ndarray, " n"]) -> dict
     return {key: list(entries) for key, entries in groups.items()}
 
 
+def own_pairs(
+    embeddings: Embeddings,
+) -> tuple[Int[np.ndarray, " A"], Int[np.ndarray, " c"], list[list[int]], list[list[int]]]:
+    """(rows of the split's A distinct images, its c captions in dataset.captions, the captions of each image, the images of each caption).
+
+    The last two count in the first two.
+    """
+    images, row_image = np.unique(embeddings.anchors, return_inverse=True)
+    captions, row_caption = np.unique(embeddings.split_captions, return_inverse=True)
+    of_image, of_caption = _grouped(row_image, row_caption), _grouped(row_caption, row_image)
+    return images, captions, [of_image[i] for i in range(len(images))], [of_caption[c] for c in range(len(captions))]
+
+
 def retrieval(embeddings: Embeddings, *, all_images: bool = True) -> dict[str, float]:
     """The task `retrieval` on one split.
 
@@ -269,17 +282,11 @@ def retrieval(embeddings: Embeddings, *, all_images: bool = True) -> dict[str, f
     paired with; a caption's are the images paired with it, wherever they are.
     `n`: image queries; `n_captions`: caption queries; `n_captions_all`, `n_images_all`: sizes of the full galleries.
     """
-    own = embeddings.split_captions
-    images, row_image = np.unique(embeddings.anchors, return_inverse=True)
-    captions, row_caption = np.unique(own, return_inverse=True)
+    images, captions, right_captions, right_images = own_pairs(embeddings)
     z, w = embeddings.images[images], embeddings.captions
-    of_image, of_caption = _grouped(row_image, row_caption), _grouped(row_caption, row_image)
-
     measure = functools.partial(ranked, chunk=embeddings.config.eval.chunk, show_progress=embeddings.show_progress)
-    right_captions = [of_image[i] for i in range(len(images))]
     metrics = measure(z, w[captions], right_captions, "i2t")
     metrics |= measure(z, w, [[int(captions[c]) for c in row] for row in right_captions], "i2t", "_all")
-    right_images = [of_caption[c] for c in range(len(captions))]
     metrics |= measure(w[captions], z, right_images, "t2i")
     metrics |= {"n": len(images), "n_captions": len(captions), "n_captions_all": len(w)}
     if all_images:
