@@ -299,6 +299,18 @@ class CaptionedConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ProbeConfig:
+    """The task `probe` of launch.evaluate: a linear classifier on frozen embeddings of pictures in a folder for each class."""
+
+    path: str | None = changeable(None)  # folder of the classes' folders to fit to
+    test: str | None = changeable(None)  # the same to test on
+    weights: tuple[PositiveFloat, ...] = changeable((1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0))  # of the L2 term; the best of them is taken
+    validation_share: Share = changeable(0.2)  # of each class's pictures in `path`: those that the weight is chosen on
+    steps: Positive = changeable(1000)  # of L-BFGS, at most
+    seed: NonNegative = changeable(0)  # draws the pictures that the weight is chosen on
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     split: Literal["validation", "test"] = changeable("validation")  # what the run evaluates while it trains
     report: Literal["validation", "test"] = changeable("test")  # what the report at the end is about; where it has no rows: split
@@ -312,6 +324,7 @@ class EvalConfig:
     audit: AuditConfig = AuditConfig()
     retrieval: CaptionedConfig = CaptionedConfig()
     classification: ClassificationConfig = ClassificationConfig()
+    probe: ProbeConfig = ProbeConfig()
     sugarcrepe: BenchmarkConfig = BenchmarkConfig()
     sugarcrepe_pp: BenchmarkConfig = BenchmarkConfig()
     winoground: BenchmarkConfig = BenchmarkConfig()

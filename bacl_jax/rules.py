@@ -134,3 +134,4 @@ def _train_rules(config: Any) -> Iterator[Rule]:
         "eval.rerank",
         "must be 0 where objective.cla is not enabled or objective.cla.lambda_match is 0: no cross-modal head is trained then",
     )
+    yield len(config.eval.probe.weights) > 0, "eval.probe.weights", "must name at least one weight of the L2 term"

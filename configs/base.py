@@ -221,6 +221,14 @@ def evaluation() -> ConfigDict:
     classification.classes = optional(None)  # (c) .txt: a name a line, in the folders' order; .json: folder to name; None: folders' names
     classification.templates = "plain"  # (c) prompts: plain, imagenet7, or a file with one a line, {} where the class goes
 
+    evaluation.probe = probe = ConfigDict()
+    probe.path = optional(None)  # (c) folder with a folder of pictures for each class, to fit to; None: the task is refused
+    probe.test = optional(None)  # (c) the same to test on
+    probe.weights = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # (c) of the L2 term; the best of them is taken
+    probe.validation_share = 0.2  # (c) of each class's pictures in path: those that the weight is chosen on
+    probe.steps = 1000  # (c) of L-BFGS, at most
+    probe.seed = 0  # (c) draws the pictures that the weight is chosen on
+
     for name in ("sugarcrepe", "sugarcrepe_pp", "winoground", "aro", "valse"):
         evaluation[name] = benchmark = ConfigDict()
         benchmark.path = optional(None)  # (c) its published file, or the folder of its files; None: the task is refused

@@ -13,12 +13,14 @@ from bacl_jax.eval.caption_retrieval import captioned_retrieval
 from bacl_jax.eval.compositional import halftrue
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.localization import localization
+from bacl_jax.eval.probe import probe
 from bacl_jax.eval.rerank import split_retrieval
 from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.eval.zeroshot import classification
 
 BENCHMARKS: dict[str, Callable[[Encoder], Outcome]] = {  # on data of their own, which eval.<task> names
     "classification": classification,
+    "probe": probe,
     "retrieval": captioned_retrieval,  # where eval.retrieval names a file, see `on_files`
     **{task: partial(compositional, task) for task in MEASURES},
 }

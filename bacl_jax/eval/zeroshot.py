@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from bacl_jax.config import ClassificationConfig, ConfigError
 from bacl_jax.data.source import DataError
@@ -66,11 +66,8 @@ def classification(encoder: Encoder) -> Outcome:
             left_out.append(LeftOut(str(root), name, name, error.kind, str(error)))
             scored[place] = False
         if rows:
-            scores = z @ prompts.T
-            own = scores[np.arange(len(rows)), labels[rows]][:, None]
-            greater[rows] = np.sum(scores > own + TIE, axis=1)
-            ties[rows] = np.sum(np.abs(scores - own) <= TIE, axis=1) - 1
-    metrics = _metrics(labels[scored], greater[scored], ties[scored], len(found.names))
+            greater[rows], ties[rows] = places(z @ prompts.T, labels[rows])
+    metrics = recalls(labels[scored], greater[scored], ties[scored], len(found.names))
     metrics |= {"n": int(scored.sum()), "n_entries": len(labels), "n_classes": len(found.names)}
     for reason in sorted({one.reason for one in left_out}):
         metrics[f"left_out/{reason}"] = sum(one.reason == reason for one in left_out)
@@ -78,7 +75,14 @@ def classification(encoder: Encoder) -> Outcome:
     return Outcome(metrics | encoder.text_statistics(texts), left_out)
 
 
-def _metrics(labels: np.ndarray, greater: np.ndarray, ties: np.ndarray, classes: int) -> dict[str, float]:
+def places(scores: Float[np.ndarray, "n C"], label: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """(classes that score above the right one, others that tie with it) of each picture."""
+    own = scores[np.arange(len(scores)), label][:, None]
+    return np.sum(scores > own + TIE, axis=1), np.sum(np.abs(scores - own) <= TIE, axis=1) - 1
+
+
+def recalls(labels: np.ndarray, greater: np.ndarray, ties: np.ndarray, classes: int) -> dict[str, float]:
+    """`top1`, `top5`, `mean_class_recall` and what guessing gets; nothing of no picture."""
     if not len(labels):
         return {}
     top1, top5 = (chance_of_first(greater, ties, k) for k in (1, TOP))
@@ -124,7 +128,12 @@ def read_folders(settings: ClassificationConfig) -> Folders:
     field = "config.eval.classification.path"
     if settings.path is None or not Path(settings.path).is_dir():
         raise ConfigError(f"{field} = {settings.path!r}: must name a folder with a folder for each class; {how_to_set(field)}")
-    root = Path(settings.path)
+    folders, pictures, label = read_pictures(Path(settings.path))
+    return Folders(_class_names(folders, settings.classes), pictures, label)
+
+
+def read_pictures(root: Path) -> tuple[list[str], list[Shown], list[int]]:
+    """(the folders of `root`, one for each class, sorted; the pictures below them; each one's folder by number). DataError without any."""
     folders = sorted(folder.name for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     if len(folders) < 2:
         raise DataError(f"{root}: has {len(folders)} folders; must have one for each of two or more classes", kind="empty")
@@ -136,7 +145,7 @@ def read_folders(settings: ClassificationConfig) -> Folders:
                 label.append(number)
     if not pictures:
         raise DataError(f"{root}: no picture in the {len(folders)} folders; their names end in {', '.join(PICTURES)}", kind="empty")
-    return Folders(_class_names(folders, settings.classes), pictures, label)
+    return folders, pictures, label
 
 
 def _class_names(folders: list[str], classes: str | None) -> list[str]:
