@@ -221,9 +221,9 @@ def evaluation() -> ConfigDict:
     classification.classes = optional(None)  # (c) .txt: a name a line, in the folders' order; .json: folder to name; None: folders' names
     classification.templates = "plain"  # (c) prompts: plain, imagenet7, or a file with one a line, {} where the class goes
 
-    evaluation.probe = probe = ConfigDict()
+    evaluation.probe = probe = ConfigDict()  # a linear classifier on embeddings of pictures
     probe.path = optional(None)  # (c) folder with a folder of pictures for each class, to fit to; None: the task is refused
-    probe.test = optional(None)  # (c) the same to test on
+    probe.test = optional(None)  # (c) the same to test on; None: the task is refused
     probe.weights = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # (c) of the L2 term; the best of them is taken
     probe.validation_share = 0.2  # (c) of each class's pictures in path: those that the weight is chosen on
     probe.steps = 1000  # (c) of L-BFGS, at most
