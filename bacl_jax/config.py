@@ -299,6 +299,17 @@ class CaptionedConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RobustnessConfig:
+    """The task `robustness` of launch.evaluate: retrieval with corrupted captions, of the run's own data or of eval.retrieval.path."""
+
+    kinds: tuple[Literal["delete", "swap", "shuffle", "replace", "typo"], ...] = changeable(
+        ("delete", "swap", "shuffle", "replace", "typo")
+    )  # what happens to a word
+    rates: tuple[Share, ...] = changeable((0.1, 0.3, 0.5))  # chance of each word that it is hit
+    seeds: Positive = changeable(3)  # draws that are averaged
+
+
+@dataclasses.dataclass(frozen=True)
 class ProbeConfig:
     """The task `probe` of launch.evaluate: a linear classifier on frozen embeddings of pictures in a folder for each class."""
 
@@ -324,6 +335,7 @@ class EvalConfig:
     audit: AuditConfig = AuditConfig()
     retrieval: CaptionedConfig = CaptionedConfig()
     classification: ClassificationConfig = ClassificationConfig()
+    robustness: RobustnessConfig = RobustnessConfig()
     probe: ProbeConfig = ProbeConfig()
     sugarcrepe: BenchmarkConfig = BenchmarkConfig()
     sugarcrepe_pp: BenchmarkConfig = BenchmarkConfig()

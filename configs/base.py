@@ -221,6 +221,11 @@ def evaluation() -> ConfigDict:
     classification.classes = optional(None)  # (c) .txt: a name a line, in the folders' order; .json: folder to name; None: folders' names
     classification.templates = "plain"  # (c) prompts: plain, imagenet7, or a file with one a line, {} where the class goes
 
+    evaluation.robustness = robustness = ConfigDict()  # retrieval with corrupted captions, on the run's own data or on retrieval.path
+    robustness.kinds = ("delete", "swap", "shuffle", "replace", "typo")  # (c) what happens to a word
+    robustness.rates = (0.1, 0.3, 0.5)  # (c) chance of each word that it is hit
+    robustness.seeds = 3  # (c) draws that are averaged
+
     evaluation.probe = probe = ConfigDict()  # a linear classifier on embeddings of pictures
     probe.path = optional(None)  # (c) folder with a folder of pictures for each class, to fit to; None: the task is refused
     probe.test = optional(None)  # (c) the same to test on; None: the task is refused

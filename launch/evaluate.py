@@ -6,8 +6,8 @@
 
 --workdir  folder of a run of launch.train; its config.json, data and tokenizer are used.
 --step     the checkpoint; the newest readable one if left out.
---tasks    of retrieval, halftrue, localization, audit; those of the run's eval.tasks if left out. On data of their own, named by
-           eval.<task> (docs/evaluation.md): classification, probe, sugarcrepe, sugarcrepe_pp, winoground, aro, valse, retrieval.
+--tasks    of retrieval, halftrue, localization, robustness, audit; those of the run's eval.tasks if left out. On data of their own, which
+           eval.<task> names (docs/evaluation.md): classification, probe, sugarcrepe, sugarcrepe_pp, winoground, aro, valse, retrieval.
 --config.<field>=<value> changes a field that may differ from the training's: data.path, eval.*, mesh.*. The split is
 eval.split if it is given here, else eval.report, by default test.
 

@@ -163,12 +163,12 @@ class Run:
         """
         encoder = Encoder(self.trainer, jax.device_put(params), self.tokenizer, self.config, show_progress=True)
         for task in tasks:
-            outcome, settings = suite.BENCHMARKS[task](encoder), getattr(self.config.eval, task)
-            subfolder = Path(settings.path).stem if task in suite.TASKS else ""
-            written = {"config_sha256": sha256(self.config), "data": settings.path, "subfolder": subfolder}
+            outcome, path = suite.BENCHMARKS[task](encoder), str(suite.path_of(self.config, task))
+            subfolder = Path(path).stem if task in suite.TASKS else ""
+            written = {"config_sha256": sha256(self.config), "data": path, "subfolder": subfolder}
             paths = suite.write(workdir, step, {task: outcome.metrics}, **written)
             paths.append(benchmark_report.write_left_out(paths[0].with_suffix("") / "left_out.csv", outcome.left_out))
-            print(f"step {step}, {settings.path}")
+            print(f"step {step}, {path}")
             report.print_tables({task: outcome.metrics})
             print("\n".join(map(str, paths)))
 

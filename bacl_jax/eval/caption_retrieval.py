@@ -40,6 +40,17 @@ class Gallery:
             found[picture].append(caption)
         return found
 
+    @property
+    def counts(self) -> dict[str, float]:
+        """`n`, `n_captions`, `n_entries`, `left_out/<reason>`."""
+        found: dict[str, float] = {
+            "n": len(self.entries),
+            "n_captions": len(self.captions),
+            "n_entries": len(self.entries) + len(self.left_out),
+        }
+        reasons = collections.Counter(one.reason for one in self.left_out)
+        return found | {f"left_out/{reason}": count for reason, count in sorted(reasons.items())}
+
 
 def captioned_retrieval(encoder: Encoder) -> Outcome:
     """R@k, mAP and median rank in both directions, under the names of eval/retrieval.py, and `<way>_R@k_chance`: what guessing gets.
@@ -53,9 +64,7 @@ def captioned_retrieval(encoder: Encoder) -> Outcome:
     metrics: dict[str, float] = {}
     if gallery.entries:
         metrics = both_ways(gallery, encoder) | encoder.text_statistics(gallery.captions)
-    metrics |= {"n": len(gallery.entries), "n_captions": len(gallery.captions), "n_entries": len(gallery.entries) + len(gallery.left_out)}
-    reasons = collections.Counter(one.reason for one in gallery.left_out)
-    return Outcome(metrics | {f"left_out/{reason}": count for reason, count in sorted(reasons.items())}, gallery.left_out)
+    return Outcome(metrics | gallery.counts, gallery.left_out)
 
 
 def read(encoder: Encoder) -> Gallery:

@@ -50,6 +50,10 @@ class Encoder:
     config: Config
     show_progress: bool = False
 
+    def quiet(self) -> "Encoder":
+        """The same without progress bars."""
+        return dataclasses.replace(self, show_progress=False)
+
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
         """L2-normalised embeddings of texts, which are normalised as captions are in training. Memory: 4 N D bytes."""
         known = [normalise(text) for text in texts]

@@ -49,6 +49,7 @@ def tables(results: Mapping[str, Mapping[str, float]]) -> list[Table]:
         "retrieval": _retrieval_table,
         "halftrue": _halftrue_table,
         "localization": _localization_table,
+        "robustness": _robustness_table,
     }
     others = {task: benchmark_report.table if "n_entries" in metrics else _plain_table for task, metrics in results.items()}
     return [forms[task](metrics) if task in forms else others[task](task, metrics) for task, metrics in results.items()]
@@ -117,6 +118,19 @@ def _localization_table(metrics: Mapping[str, float]) -> Table:
         numbers = [_percentage(metrics, f"{name}{suffix}") for name in ("ael", "ael_foreground", "ael_token")]
         if set(numbers) != {"-"}:
             table.add_row(label, *numbers)
+    return table
+
+
+def _robustness_table(metrics: Mapping[str, float]) -> Table:
+    """A row for each kind and rate: R@1 in both directions and by how much less it is than of the captions as they are."""
+    columns = ("captions", "image to text R@1", "change", "text to image R@1", "change")
+    table = _table(f"robustness, {metrics['n']:.0f} images, {metrics['n_captions']:.0f} captions (percent)", columns)
+    names = ("i2t_R@1", "t2i_R@1")
+    table.add_row("as they are", *(text for name in names for text in (_percentage(metrics, name), "")))
+    for under in (name.partition("/")[2] for name in metrics if name.startswith("i2t_R@1/")):
+        numbers = [text for name in names for text in (f"{metrics[f'{name}/{under}']:.1f}", f"{-metrics[f'{name}_lost/{under}']:+.1f}")]
+        table.add_row(under.replace("_", " "), *numbers)
+    table.add_row("chance", *(text for name in names for text in (_percentage(metrics, f"{name}_chance"), "")))
     return table
 
 
