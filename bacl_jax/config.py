@@ -278,11 +278,15 @@ class BenchmarkConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationConfig:
-    """The task `classification` of launch.evaluate: pictures in a folder for each class."""
+    """The task `classification` of launch.evaluate: pictures in a folder for each class, or of a data set of tensorflow-datasets."""
 
-    path: str | None = changeable(None)  # folder of the classes' folders
-    classes: str | None = changeable(None)  # .txt: a name a line, in the order of the folders; .json: folder to name; None: folders' names
-    templates: str = changeable("plain")  # plain: a photo of a {}.; imagenet7: seven of CLIP's; else a file with one a line
+    path: str | None = changeable(None)  # folder of the classes' folders; tfds:<name>: a data set
+    classes: str | None = changeable(None)  # .txt: a name a line, in the order of the folders; .json: folder to name; None: their own names
+    templates: str = changeable("plain")  # plain: a photo of a {}.; another set of bacl_jax/eval/templates.py; else a file with one a line
+    split: str = changeable("test")  # tfds: which part
+    folder: str | None = changeable(None)  # tfds: where its data sets lie; None: its own default
+    image_column: str = changeable("image")  # tfds: image feature
+    label_column: str = changeable("label")  # tfds: feature with the class
 
 
 @dataclasses.dataclass(frozen=True)

@@ -217,9 +217,13 @@ def evaluation() -> ConfigDict:
     retrieval.split_column = optional(None)  # (c) of a manifest; None: it has no splits
 
     evaluation.classification = classification = ConfigDict()  # tasks of launch.evaluate alone, from here on
-    classification.path = optional(None)  # (c) folder with a folder of pictures for each class; None: the task is refused
-    classification.classes = optional(None)  # (c) .txt: a name a line, in the folders' order; .json: folder to name; None: folders' names
-    classification.templates = "plain"  # (c) prompts: plain, imagenet7, or a file with one a line, {} where the class goes
+    classification.path = optional(None)  # (c) folder with a folder of pictures for each class, or tfds:<name>; None: the task is refused
+    classification.classes = optional(None)  # (c) .txt: a name a line, in the folders' order; .json: folder to name; None: their own names
+    classification.templates = "plain"  # (c) plain, imagenet7, imagenet80, cifar, ... (eval/templates.py), or a file: one a line, with {}
+    classification.split = "test"  # (c) tfds: which part
+    classification.folder = optional(None)  # (c) tfds: where its data sets lie; None: its own default
+    classification.image_column = "image"  # (c) tfds: image feature
+    classification.label_column = "label"  # (c) tfds: feature with the class
 
     evaluation.robustness = robustness = ConfigDict()  # retrieval with corrupted captions, on the run's own data or on retrieval.path
     robustness.kinds = ("delete", "swap", "shuffle", "replace", "typo")  # (c) what happens to a word
