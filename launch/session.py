@@ -24,7 +24,7 @@ from bacl_jax.eval.audit import audit
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.head import train_head
 from bacl_jax.eval.retrieval import Embeddings
-from bacl_jax.mesh import make_mesh, process_blocks, to_host
+from bacl_jax.mesh import make_mesh, on_local_devices, process_blocks, to_host
 from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir
 from bacl_jax.train.hooks import Preemption
 from bacl_jax.train.loop import Loop
@@ -115,14 +115,14 @@ class Run:
         """Results on eval.split while training, named <split>/<task>/<metric>.
 
         What takes long is left for the report at the end: localisation, and in retrieval the images of other splits and re-ranking.
-        With several processes the first one evaluates, on one device, and the others wait for its results.
+        With several processes the first one evaluates, on its own devices, and the others wait for its results.
         """
         tasks, split = [task for task in self.config.eval.tasks if task != "localization"], self.config.eval.split
         options = {"retrieval": {"all_images": False, "rerank": False}} if "retrieval" in tasks else {}
         params = self.eval_params(state)
 
         def compute() -> dict[str, float]:
-            placed = jax.device_put(params)
+            placed = on_local_devices(params)
             results = suite.evaluate(self.trainer, placed, self.dataset, self.tokenizer, self.config, tasks, split, options=options)
             return {f"{split}/{task}/{name}": value for task, metrics in results.items() for name, value in metrics.items()}
 
@@ -155,7 +155,7 @@ class Run:
         Another split than the reported one goes to DIR/eval/<step>/<split>/ and makes no plots.
         """
         suite.check_tasks(tasks)
-        params = jax.device_put(params)
+        params = on_local_devices(params)
         embeddings = Embeddings(self.trainer, params, self.dataset, self.tokenizer, self.config, split, show_progress=True)
         results = {task: suite.TASKS[task](embeddings, **self.options(task, params)) for task in tasks}
         main, described = split == self.reported_split(), f"{self.config.data.kind}/{split}"
@@ -171,7 +171,7 @@ class Run:
 
         A task that the run's own data have, too, goes to DIR/eval/<step>/<name of the file>/.
         """
-        encoder = Encoder(self.trainer, jax.device_put(params), self.tokenizer, self.config, show_progress=True)
+        encoder = Encoder(self.trainer, on_local_devices(params), self.tokenizer, self.config, show_progress=True)
         for task in tasks:
             outcome, path = suite.BENCHMARKS[task](encoder), str(suite.path_of(self.config, task))
             subfolder = Path(path).stem if task in suite.TASKS else ""
@@ -199,7 +199,7 @@ class Run:
 
             def read(step: int) -> corpus.Corpus:
                 _, params = checkpoints.restore_params(self.trainer.abstract_state().params, step)
-                return corpus.read(self.trainer, jax.device_put(params), self.tokenizer, source, config, show_progress=True)
+                return corpus.read(self.trainer, on_local_devices(params), self.tokenizer, source, config, show_progress=True)
 
             reads = [functools.partial(read, one) for one in steps]
             findings = audit(reads, config.eval.audit, chunk=config.eval.chunk, shards=self.trainer.shards, show_progress=True)
