@@ -197,7 +197,7 @@ def test_benchmarks_in_their_published_files(finished, manifest, tmp_path):
         ([], "--workdir must be given"),
         (["--workdir=/nowhere"], "--workdir=/nowhere is no workdir of a run"),
         (["--workdir={run}", "--step=3"], "no readable checkpoint of step 3"),
-        (["--workdir={run}", "--tasks=vqa"], "vqa; allowed: retrieval, halftrue, localization, audit"),
+        (["--workdir={run}", "--tasks=vqa"], "vqa; allowed: retrieval, halftrue, localization, robustness, audit"),
         (["--workdir={run}", "--tasks=audit", "--config.eval.audit.steps=(1,)"], "eval.audit.steps: no checkpoint of step 1; there are"),
         (["--workdir={run}", "--tasks=audit", "--config.eval.audit.k=0"], "config.eval.audit.k"),
         (["--workdir={run}", "--config.optim.lr=0.5"], f"config.optim.lr was {Config().optim.lr}, is now 0.5"),
