@@ -40,6 +40,11 @@ def path_of(config: Config, task: str) -> str | None:
     return getattr(config.eval, FILES.get(task, task)).path
 
 
+def subfolder_of(config: Config, task: str) -> str:
+    """Where its results go in DIR/eval/<step>: those of a task that the run's own data have, too, do not replace the run's report."""
+    return Path(str(path_of(config, task))).stem if task in TASKS else ""
+
+
 def check_tasks(tasks: Sequence[str], allowed: Sequence[str] = tuple(TASKS)) -> None:
     """Raise ConfigError, with the allowed names, when a task is unknown or when there is none."""
     unknown = [task for task in tasks if task not in allowed]
@@ -88,6 +93,15 @@ def write(
         paths.append(folder / f"{task}.json")
         _write_atomically(paths[-1], json.dumps(entry, indent=1, allow_nan=False) + "\n")
     return paths
+
+
+def read(workdir: str | os.PathLike[str], step: int, task: str, *, config_sha256: str, subfolder: str = "") -> dict[str, float] | None:
+    """The metrics that `write` left for a step and task; None where there are none, or those of another config."""
+    try:
+        entry = json.loads((Path(workdir) / "eval" / str(step) / subfolder / f"{task}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return entry["metrics"] if entry["config_sha256"] == config_sha256 else None
 
 
 def _write_atomically(path: Path, text: str) -> None:
