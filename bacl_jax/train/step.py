@@ -38,6 +38,7 @@ class Trainer:
         self.model = Model(config, vocab_size)
         self.grid = self.model.grid
         self.optimizer = make_optimizer(config.optim, config.train.steps)
+        self.encoders: list[Any] = []  # the jitted functions below the next two
         self.encode_image = self._over_devices(self.model.encode_image)
         self.encode_text = self._over_devices(self.model.encode_text)
         self.attend = jax.jit(self.model.attend)
@@ -53,6 +54,7 @@ class Trainer:
         Each device encodes its share of the rows, whole parameters at hand: no number depends on how many devices there are.
         """
         alone, gathered = jax.jit(encode), jax.jit(lambda params, *rows: encode(self._gathered(params), *rows))
+        self.encoders += [alone, gathered]
 
         def over_devices(params: dict[str, Any], *rows: Any) -> Features:
             mesh = mesh_of(params)
