@@ -112,3 +112,27 @@ def to_global(mesh: Mesh, host_batch: Any) -> Any:
 def to_host(tree: Any) -> Any:
     """Global arrays as whole numpy arrays in every process, all of which must ask; one process has its own at hand as they are."""
     return multihost_utils.process_allgather(tree, tiled=True) if jax.process_count() > 1 else tree
+
+
+def on_local_devices(tree: Any) -> Any:
+    """Host arrays whole on each device of this process; what lies on devices already stays as it is."""
+    if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
+        return tree
+    devices = jax.local_devices()
+    mesh = jax.make_mesh((len(devices), 1, 1), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.device_put(tree, replicated(mesh))
+
+
+def mesh_of(tree: Any) -> Mesh | None:
+    """The mesh that holds the arrays of a tree, if it has several devices, all of this process; else None."""
+    sharding = getattr(jax.tree.leaves(tree)[0], "sharding", None)
+    if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh) or not sharding.is_fully_addressable:
+        return None
+    return sharding.mesh if sharding.mesh.size > 1 else None
+
+
+def by_rows(mesh: Mesh, rows: Sequence[Any]) -> tuple[jax.Array, ...]:
+    """Host arrays with their rows over the batch axes of a mesh of this process; the last row is repeated until they divide."""
+    blocks = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    take = np.arange(-(-len(rows[0]) // blocks) * blocks).clip(max=len(rows[0]) - 1)
+    return tuple(jax.device_put(x if len(take) == len(x) else x[take], batch_sharding(mesh)) for x in rows)

@@ -128,3 +128,10 @@ def _train_rules(config: Any) -> Iterator[Rule]:
         "eval.tasks",
         f"must hold retrieval, which gives train.keep_best = {train.keep_best}",
     )
+    cla = config.objective.cla
+    yield (
+        not config.eval.rerank or (cla.enabled and cla.lambda_match > 0),
+        "eval.rerank",
+        "must be 0 where objective.cla is not enabled or objective.cla.lambda_match is 0: no cross-modal head is trained then",
+    )
+    yield len(config.eval.probe.weights) > 0, "eval.probe.weights", "must name at least one weight of the L2 term"

@@ -204,6 +204,7 @@ def evaluation() -> ConfigDict:
     evaluation.plots = True  # (c) the report at the end draws curves, nearest captions and images, and attention
     evaluation.batch_size = 256  # (c) rows encoded at a time
     evaluation.chunk = 1024  # (c) queries ranked at a time
+    evaluation.rerank = 0  # (c) retrieval at the end: the first so many entries, re-ordered by CLA's matching logit; 0: off
 
     evaluation.audit = audit = ConfigDict()  # the task audit of launch.evaluate
     audit.split = "train"  # (c) whose pairs are looked at: train, validation, test
@@ -214,10 +215,36 @@ def evaluation() -> ConfigDict:
     audit.tolerance = 0.1  # (c) false negatives: at most so much less similar than the own pair; a cosine
     audit.shown = 24  # (c) rows of each picture; 0: none is drawn
 
+    evaluation.retrieval = retrieval = ConfigDict()  # the task retrieval of launch.evaluate on a file, not on the run's own data
+    retrieval.path = optional(None)  # (c) .json as of Karpathy's splits, or a manifest (.csv, .jsonl, .parquet); None: the run's own data
+    retrieval.images = optional(None)  # (c) folder of its pictures; None: images beside a .json, the folder of a manifest
+    retrieval.split = "test"  # (c) which of its pictures; of a file without splits: all
+    retrieval.captions = optional(None)  # (c) of each picture, the first so many; None: all
+    retrieval.image_column = "image"  # (c) of a manifest: path relative to the folder
+    retrieval.caption_column = "caption"  # (c) of a manifest
+    retrieval.split_column = optional(None)  # (c) of a manifest; None: it has no splits
+
     evaluation.classification = classification = ConfigDict()  # tasks of launch.evaluate alone, from here on
-    classification.path = optional(None)  # (c) folder with a folder of pictures for each class; None: the task is refused
-    classification.classes = optional(None)  # (c) .txt: a name a line, in the folders' order; .json: folder to name; None: folders' names
-    classification.templates = "plain"  # (c) prompts: plain, imagenet7, or a file with one a line, {} where the class goes
+    classification.path = optional(None)  # (c) folder with a folder of pictures for each class, or tfds:<name>; None: the task is refused
+    classification.classes = optional(None)  # (c) .txt: a name a line, in the folders' order; .json: folder to name; None: their own names
+    classification.templates = "plain"  # (c) plain, imagenet7, imagenet80, cifar, ... (eval/templates.py), or a file: one a line, with {}
+    classification.split = "test"  # (c) tfds: which part
+    classification.folder = optional(None)  # (c) tfds: where its data sets lie; None: its own default
+    classification.image_column = "image"  # (c) tfds: image feature
+    classification.label_column = "label"  # (c) tfds: feature with the class
+
+    evaluation.robustness = robustness = ConfigDict()  # retrieval with corrupted captions, on the run's own data or on retrieval.path
+    robustness.kinds = ("delete", "swap", "shuffle", "replace", "typo")  # (c) what happens to a word
+    robustness.rates = (0.1, 0.3, 0.5)  # (c) chance of each word that it is hit
+    robustness.seeds = 3  # (c) draws that are averaged
+
+    evaluation.probe = probe = ConfigDict()  # a linear classifier on embeddings of pictures
+    probe.path = optional(None)  # (c) folder with a folder of pictures for each class, to fit to; None: the task is refused
+    probe.test = optional(None)  # (c) the same to test on; None: the task is refused
+    probe.weights = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # (c) of the L2 term; the best of them is taken
+    probe.validation_share = 0.2  # (c) of each class's pictures in path: those that the weight is chosen on
+    probe.steps = 1000  # (c) of L-BFGS, at most
+    probe.seed = 0  # (c) draws the pictures that the weight is chosen on
 
     for name in ("sugarcrepe", "sugarcrepe_pp", "winoground", "aro", "valse"):
         evaluation[name] = benchmark = ConfigDict()

@@ -59,7 +59,7 @@ class Evaluation:
         return self._run
 
     def _on_files(self) -> list[str]:
-        return [task for task in self.asked.tasks if task in suite.BENCHMARKS]
+        return suite.on_files(self.asked.config, self.asked.tasks)
 
     def one(self, step: int, tasks: Sequence[str], plots: str | None) -> None:
         """Evaluates a checkpoint on `tasks`. plots: the folder of the pictures in the workdir; None: no pictures."""
@@ -91,8 +91,10 @@ class Evaluation:
         """task -> metrics of the results that were written under this config on these data."""
         run, found = self.run(step), {}
         for task in self.asked.tasks:
-            on_split = task not in self._on_files()
-            subfolder = self.split(run) if on_split and self.split(run) != run.reported_split() else ""
+            if task in self._on_files():
+                subfolder = suite.subfolder_of(run.config, task)
+            else:
+                subfolder = self.split(run) if self.split(run) != run.reported_split() else ""
             metrics = suite.read(self.checkpoints.workdir, step, task, config_sha256=sha256(run.config), subfolder=subfolder)
             found |= {} if metrics is None else {task: metrics}
         return found

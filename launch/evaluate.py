@@ -9,8 +9,8 @@
 --step     the checkpoint; the newest readable one if left out. Several: 400,600 or all. best: that of train.keep_best. Several get a
            table and plots/checkpoints.png; what has results under the same config is kept, and made anew with --again.
 --follow   each checkpoint as it appears, until the run is done or a signal comes; looks every --poll_seconds (10).
---tasks    of retrieval, halftrue, localization, audit; those of the run's eval.tasks if left out. On data of their own, named by
-           eval.<task> (docs/evaluation.md): classification, sugarcrepe, sugarcrepe_pp, winoground, aro, valse.
+--tasks    of retrieval, halftrue, localization, robustness, audit; those of the run's eval.tasks if left out. On data of their own, which
+           eval.<task> names (docs/evaluation.md): classification, probe, sugarcrepe, sugarcrepe_pp, winoground, aro, valse, retrieval.
 --config.<field>=<value> changes a field that may differ from the training's: data.path, eval.*, mesh.*. The split is
 eval.split if it is given here, else eval.report, by default test. audit ranks pairs by how likely they are wrong (docs/data.md).
 
@@ -47,7 +47,7 @@ def main() -> None:
         overrides = cast(Any, flags.FLAGS["config"]).override_values
         config = from_config_dict(command.overridden(to_dict(read_config(WORKDIR.value)), overrides))
         tasks = TASKS.value or config.eval.tasks
-        suite.check_tasks(tasks, (*suite.TASKS, checkpoints.AUDIT, *suite.BENCHMARKS))
+        suite.check_tasks(tasks, tuple(dict.fromkeys((*suite.TASKS, checkpoints.AUDIT, *suite.BENCHMARKS))))
         asked = checkpoints.Asked(config, tasks, config.eval.split if "eval.split" in overrides else None, AGAIN.value)
         if FOLLOW.value:
             checkpoints.follow(WORKDIR.value, asked, POLL.value)

@@ -25,7 +25,7 @@ from bacl_jax.eval.audit import audit
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.head import train_head
 from bacl_jax.eval.retrieval import Embeddings
-from bacl_jax.mesh import make_mesh, process_blocks, to_host
+from bacl_jax.mesh import make_mesh, on_local_devices, process_blocks, to_host
 from bacl_jax.train import precompute as stored_features
 from bacl_jax.train.checkpoint import Checkpoints, Position, check_workdir, claim_workdir
 from bacl_jax.train.hooks import Preemption
@@ -123,15 +123,15 @@ class Run:
     def evaluate(self, state: TrainState, step: int) -> Mapping[str, float]:
         """Results on eval.split while training, named <split>/<task>/<metric>.
 
-        What takes long is left for the report at the end: localisation, and the images of other splits in retrieval.
-        With several processes the first one evaluates, on one device, and the others wait for its results.
+        What takes long is left for the report at the end: localisation, and in retrieval the images of other splits and re-ranking.
+        With several processes the first one evaluates, on its own devices, and the others wait for its results.
         """
         tasks, split = [task for task in self.config.eval.tasks if task != "localization"], self.config.eval.split
-        options = {"retrieval": {"all_images": False}} if "retrieval" in tasks else {}
+        options = {"retrieval": {"all_images": False, "rerank": False}} if "retrieval" in tasks else {}
         params = self.eval_params(state)
 
         def compute() -> dict[str, float]:
-            placed = jax.device_put(params)
+            placed = on_local_devices(params)
             results = suite.evaluate(self.trainer, placed, self.dataset, self.tokenizer, self.config, tasks, split, options=options)
             return {f"{split}/{task}/{name}": value for task, metrics in results.items() for name, value in metrics.items()}
 
@@ -164,7 +164,7 @@ class Run:
         Another split than the reported one goes to DIR/eval/<step>/<split>/ and makes no plots.
         """
         suite.check_tasks(tasks)
-        params = jax.device_put(params)
+        params = on_local_devices(params)
         embeddings = self.embeddings(params, split)
         results = {task: suite.TASKS[task](embeddings, **self.options(task, params)) for task in tasks}
         main, described = split == self.reported_split(), f"{self.config.data.kind}/{split}"
@@ -184,14 +184,17 @@ class Run:
         return found
 
     def benchmarks(self, workdir: str | os.PathLike[str], params: Any, step: int, tasks: Sequence[str]) -> None:
-        """Tasks on data of their own: DIR/eval/<step>/<task>.json, and in DIR/eval/<step>/<task> the list of what was not scored."""
-        encoder = Encoder(self.trainer, jax.device_put(params), self.tokenizer, self.config, show_progress=True)
+        """Tasks on data of their own: DIR/eval/<step>/<task>.json, and in DIR/eval/<step>/<task> the list of what was not scored.
+
+        A task that the run's own data have, too, goes to DIR/eval/<step>/<name of the file>/.
+        """
+        encoder = Encoder(self.trainer, on_local_devices(params), self.tokenizer, self.config, show_progress=True)
         for task in tasks:
-            outcome, settings = suite.BENCHMARKS[task](encoder), getattr(self.config.eval, task)
-            written = {"config_sha256": sha256(self.config), "data": settings.path}
+            outcome, path = suite.BENCHMARKS[task](encoder), str(suite.path_of(self.config, task))
+            written = {"config_sha256": sha256(self.config), "data": path, "subfolder": suite.subfolder_of(self.config, task)}
             paths = suite.write(workdir, step, {task: outcome.metrics}, **written)
             paths.append(benchmark_report.write_left_out(paths[0].with_suffix("") / "left_out.csv", outcome.left_out))
-            print(f"step {step}, {settings.path}")
+            print(f"step {step}, {path}")
             report.print_tables({task: outcome.metrics})
             print("\n".join(map(str, paths)))
 
@@ -212,7 +215,7 @@ class Run:
 
             def read(step: int) -> corpus.Corpus:
                 _, params = checkpoints.restore_params(self.trainer.abstract_params(), step)
-                return corpus.read(self.trainer, jax.device_put(params), self.tokenizer, source, config, show_progress=True)
+                return corpus.read(self.trainer, on_local_devices(params), self.tokenizer, source, config, show_progress=True)
 
             reads = [functools.partial(read, one) for one in steps]
             findings = audit(reads, config.eval.audit, chunk=config.eval.chunk, shards=self.trainer.shards, show_progress=True)

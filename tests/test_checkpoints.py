@@ -82,7 +82,7 @@ def test_all_checkpoints_with_one_load_and_one_compilation(workdir, loads, repor
     assert [step for _, step in reports] == list(STEPS)
     assert len(loads) == 1
     (trainer,) = {trainer for trainer, _ in reports}
-    assert trainer.encode_image._cache_size() == trainer.encode_text._cache_size() == 1
+    assert sum(encoder._cache_size() for encoder in trainer.encoders) == 2
     assert len({json.dumps(results(workdir, step)) for step in STEPS}) == 3
     output = capsys.readouterr().out
     assert "3 checkpoints" in output

@@ -163,7 +163,8 @@ def test_benchmarks_in_their_published_files(finished, manifest, tmp_path):
         "evaluate",
         f"--workdir={workdir}",
         "--step=4",
-        "--tasks=winoground,classification",
+        "--tasks=winoground,classification,retrieval",
+        f"--config.eval.retrieval.path={manifest}",
         "--config.data.path=elsewhere.csv",
         f"--config.eval.winoground.path={tmp_path}",
         f"--config.eval.winoground.images={manifest.parent}",
@@ -181,6 +182,9 @@ def test_benchmarks_in_their_published_files(finished, manifest, tmp_path):
     )
     assert {"text_score", "image_score", "group_score", "text_score_blind"} <= numbers.keys()
     assert (found["classification"]["metrics"]["n"], found["classification"]["metrics"]["top5"]) == (4, 100)
+    captioned = json.loads((workdir / "eval" / "4" / manifest.stem / "retrieval.json").read_text())
+    assert captioned["data"] == str(manifest)
+    assert captioned["metrics"]["n"] == captioned["metrics"]["n_entries"] > 4
     listed = workdir / "eval" / "4" / "winoground" / "left_out.csv"
     assert "nowhere.png,missing" in listed.read_text()
     for part in ("winoground, 1 of 2 entries", "classification, 4 of 4 entries", "group score", str(listed)):
@@ -197,7 +201,7 @@ def test_benchmarks_in_their_published_files(finished, manifest, tmp_path):
         (["--workdir={run}", "--step=3"], "no readable checkpoint of step 3"),
         (["--workdir={run}", "--step=last"], "--step=last: must be a step, steps with commas between them, all or best; there are"),
         (["--workdir={run}", "--step=all", "--follow"], "--step=all: --follow evaluates every step"),
-        (["--workdir={run}", "--tasks=vqa"], "vqa; allowed: retrieval, halftrue, localization, audit"),
+        (["--workdir={run}", "--tasks=vqa"], "vqa; allowed: retrieval, halftrue, localization, robustness, audit"),
         (["--workdir={run}", "--tasks=audit", "--config.eval.audit.steps=(1,)"], "eval.audit.steps: no checkpoint of step 1; there are"),
         (["--workdir={run}", "--tasks=audit", "--config.eval.audit.k=0"], "config.eval.audit.k"),
         (["--workdir={run}", "--config.optim.lr=0.5"], f"config.optim.lr was {Config().optim.lr}, is now 0.5"),

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -21,8 +22,9 @@ def reference(queries, gallery, positives, k):
         scores = np.round(gallery @ q, 5)
         negatives = np.delete(scores, right)
         best = scores[right].max()
-        greater, ties = (negatives > best).sum(), (negatives == best).sum()
-        hits.append(np.clip((k - greater) / (ties + 1), 0, 1))
+        greater, ties, own = (negatives > best).sum(), (negatives == best).sum(), (scores[right] == best).sum()
+        places = min(max(k - greater, 0), ties + own)
+        hits.append(1 - math.comb(ties, places) / math.comb(ties + own, places))
         ranks.append(1 + greater + ties / 2)
         at = [((scores[right] > s).sum() + (1 + (scores[right] == s).sum()) / 2, (negatives > s).sum() + (negatives == s).sum() / 2)
               for s in scores[right]]  # fmt: skip

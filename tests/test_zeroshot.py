@@ -97,7 +97,7 @@ def test_names_of_classes(folders, tmp_path):
     table = {f"caption_{i}": f"thing {i}" for i in range(7)}
     assert names(folders, tmp_path, "classes.json", json.dumps(table)) == [f"thing {i}" for i in range(6)]
     for file, content, said in (
-        ("classes.txt", "a\nb\n", "2 names for 6 folders"),
+        ("classes.txt", "a\nb\n", "2 names for 6 classes"),
         ("classes.json", "{", "is not JSON"),
         ("classes.json", "[1]", "holds a list; must be an object of folder and name"),
         ("classes.json", json.dumps(table | {"caption_2": ""}), "entry 'caption_2': ''; must be the name"),
@@ -110,8 +110,11 @@ def test_names_of_classes(folders, tmp_path):
 def test_templates(tmp_path):
     assert read_templates("plain") == ("a photo of a {}.",)
     assert len(read_templates("imagenet7")) == 7
+    assert len(set(read_templates("imagenet80"))) == 80
+    assert read_templates("cifar")[9] == "a photo of the {}."
+    assert len(set(read_templates("cifar"))) == 18
     assert all(template.count("{}") == 1 for templates in TEMPLATES.values() for template in templates)
-    with pytest.raises(ConfigError, match=r"templates = 'plane': must be one of plain, imagenet7 or a file"):
+    with pytest.raises(ConfigError, match=r"templates = 'plane': must be one of plain, imagenet7, imagenet80, cifar, .* or a file"):
         read_templates("plane")
     path = tmp_path / "t.txt"
     path.write_text("a {}\nno place\n")

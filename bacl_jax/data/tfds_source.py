@@ -28,7 +28,7 @@ class TfdsRows:
 
     name:            as TFDS names it, coco_captions/2014:1.1.0 for one, or the folder that holds its dataset_info.json.
     split:           train, validation, "train[:90%]" and so on.
-    caption_feature: a text or a list of texts; "captions/text" for a feature inside another.
+    caption_feature: a text or a list of texts; "captions/text" for a feature inside another. Of a ClassLabel, the class's name.
     key_feature:     a text or a whole number; rows with one key hold the same picture. None: every row is its own, "<name>/<split>#<row>".
     data_dir:        where TFDS keeps its data sets; None: ~/tensorflow_datasets.
 
@@ -70,6 +70,8 @@ class TfdsRows:
         builder = tfds.builder_from_directory(name) if in_folder else tfds.builder(name, data_dir=data_dir)
         features = builder.info.features
         self._check_features(list(features))
+        label = features[self._caption.split("/")[0]]
+        self.classes: list[str] | None = list(label.names) if isinstance(label, tfds.features.ClassLabel) else None
         files = builder.info.splits[split].file_instructions
         self._files, self._ends = [str(each.filename) for each in files], list(itertools.accumulate(each.take for each in files))
         if len(self) == 0:
@@ -103,6 +105,12 @@ class TfdsRows:
                 names = ", ".join(map(repr, found))
                 raise DataError(f"{self._place}: no feature {feature!r}; found: {names}; name image and caption feature", kind="columns")
 
+    def _class(self, label: int) -> str:
+        assert self.classes is not None
+        if not 0 <= label < len(self.classes):
+            raise DataError(f"feature {self._caption!r} holds {label}, expected a class from 0 to {len(self.classes) - 1}", kind="columns")
+        return self.classes[label]
+
     def _record(self, row: dict[str, Any], index: int) -> Record:
         image = _inside(row, self._image)
         if not isinstance(image, bytes):
@@ -110,6 +118,8 @@ class TfdsRows:
         if not image:
             raise DataError(f"feature {self._image!r} holds no bytes", kind="missing")
         caption = _inside(row, self._caption)
+        if self.classes is not None:
+            caption = self._class(int(caption))
         texts = [caption] if isinstance(caption, (bytes, str)) else caption
         if not isinstance(texts, (list, tuple)) and not hasattr(texts, "tolist"):
             raise DataError(f"feature {self._caption!r} holds a {type(caption).__name__}, expected a text or texts", kind="columns")

@@ -5,7 +5,7 @@ Dimension legend: N texts, A pictures, D embedding width, b rows of a batch, S p
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Shown:
         return dataclasses.replace(window, left=left + window.left, top=top + window.top)
 
 
+Encoded = tuple[Float[np.ndarray, "n D"], list[int], dict[int, DataError]]
 Block = tuple[UInt8[np.ndarray, "b S S 3"], list[int], dict[int, DataError]]
 
 
@@ -49,6 +50,10 @@ class Encoder:
     tokenizer: Any
     config: Config
     show_progress: bool = False
+
+    def quiet(self) -> "Encoder":
+        """The same without progress bars."""
+        return dataclasses.replace(self, show_progress=False)
 
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "N D"]:
         """L2-normalised embeddings of texts, which are normalised as captions are in training. Memory: 4 N D bytes."""
@@ -81,28 +86,31 @@ class Encoder:
             z[rows] = found
         return z, errors
 
-    def batches(
-        self, folder: Path, pictures: Sequence[Shown]
-    ) -> Iterator[tuple[Float[np.ndarray, "n D"], list[int], dict[int, DataError]]]:
-        """(embeddings, the places of their pictures, errors by place), eval.batch_size pictures at a time.
+    def batches(self, folder: Path, pictures: Sequence[Shown]) -> Iterator[Encoded]:
+        """`encoded` of the pictures of a folder."""
+        return self.encoded(lambda place: self.picture(folder, pictures[place]), len(pictures))
+
+    def encoded(self, read: Callable[[int], UInt8[np.ndarray, "S S 3"]], count: int) -> Iterator[Encoded]:
+        """(embeddings, the places of their pictures, errors by place) of read(0) ... read(count - 1), eval.batch_size at a time.
 
         Of a batch without a good picture, the embeddings are [0, D], with D = 0 as long as no picture was good.
         """
-        size, width = self.config.eval.batch_size, 0
-        blocks = self._blocks(folder, pictures)
-        for pixels, rows, bad in progress(blocks, "pictures", -(-len(pictures) // size), self.show_progress):
+        width, total = 0, -(-count // self.config.eval.batch_size)
+        for pixels, rows, bad in progress(self._blocks(read, count), "pictures", total, self.show_progress):
             found = np.zeros((0, width), np.float32)
             if rows:
                 found = finite(np.asarray(self.trainer.encode_image(self.params, pixels).pooled, np.float32)[: len(rows)], "picture")
                 width = found.shape[1]
             yield found, rows, bad
 
-    def _blocks(self, folder: Path, pictures: Sequence[Shown]) -> Iterator[Block]:
+    def pixels(self, folder: Path, pictures: Sequence[Shown]) -> Iterator[Block]:
+        """(pixels, the places of those that are good, errors by place) of the pictures of a folder."""
+        return self._blocks(lambda place: self.picture(folder, pictures[place]), len(pictures))
+
+    def _blocks(self, read: Callable[[int], UInt8[np.ndarray, "S S 3"]], count: int) -> Iterator[Block]:
         """Pictures read by data.threads threads; those that are good come first in a batch, the rest of it is black."""
         size, side = self.config.eval.batch_size, self.config.data.image_size
-
-        read = corpus.blocks(lambda place: self._read(folder, pictures[place]), len(pictures), size, self.config.data.threads)
-        for block in read:
+        for block in corpus.blocks(read, count, size, self.config.data.threads):
             pixels, rows, bad = np.zeros((size, side, side, 3), np.uint8), [], {}
             for place, found in block:
                 if isinstance(found, DataError):
@@ -112,7 +120,8 @@ class Encoder:
                     rows.append(place)
             yield pixels, rows, bad
 
-    def _read(self, folder: Path, shown: Shown) -> UInt8[np.ndarray, "S S 3"]:
+    def picture(self, folder: Path, shown: Shown) -> UInt8[np.ndarray, "S S 3"]:
+        """The pixels that the model sees. Raises DataError."""
         data = self.config.data
         path = _locate(folder, shown.names)
         try:

@@ -48,8 +48,8 @@ class LeftOut:
 Read = tuple[list[Entry], list[LeftOut]]
 
 
-class _Fields:
-    """The fields of one entry, checked as they are asked for."""
+class Fields:
+    """The fields of one entry of a JSON file, checked as they are asked for."""
 
     def __init__(self, path: Path, key: str, record: Any):
         self.path, self.key, self.record = path, key, record
@@ -128,7 +128,7 @@ def aro(path: Path) -> Read:
     return entries, []
 
 
-def _attributes(fields: _Fields) -> str:
+def _attributes(fields: Fields) -> str:
     found = fields.value("attributes")
     if not isinstance(found, list) or len(found) != 2 or not all(isinstance(one, str) and one for one in found):
         raise fields.wrong(f"{found!r}", "must be a list of two texts", "attributes")
@@ -168,12 +168,12 @@ READERS: dict[str, Callable[[Path], Read]] = {
 }
 
 
-def _with_captions(fields: _Fields, names: tuple[str, ...]) -> Entry:
+def _with_captions(fields: Fields, names: tuple[str, ...]) -> Entry:
     shown = Shown((fields.text("filename"),))
     return Entry(str(fields.path), fields.key, (shown,), tuple(map(fields.text, names)), category=fields.path.stem)
 
 
-def _entries(path: Path, stems: tuple[str, ...] = ()) -> Iterator[_Fields]:
+def _entries(path: Path, stems: tuple[str, ...] = ()) -> Iterator[Fields]:
     """The entries of a JSON file, or of each of a folder in the order of their names; with `stems`, only of files with these names."""
     if path.is_dir():
         files = sorted(file for file in path.glob("*.json") if not stems or file.stem in stems)
@@ -185,7 +185,7 @@ def _entries(path: Path, stems: tuple[str, ...] = ()) -> Iterator[_Fields]:
         if stems and path.stem not in stems:
             raise DataError(f"{path}: must be named {' or '.join(f'{stem}.json' for stem in stems)}, as published", kind="format")
     for file in files:
-        found = _json(read_text(file), str(file))
+        found = parse(read_text(file), str(file))
         if isinstance(found, dict):
             records = list(found.items())
         elif isinstance(found, list):
@@ -194,15 +194,15 @@ def _entries(path: Path, stems: tuple[str, ...] = ()) -> Iterator[_Fields]:
             raise DataError(f"{file}: holds a {type(found).__name__}; must be an object or a list of entries", kind="format")
         if not records:
             raise DataError(f"{file}: has no entry; correct the path", kind="empty")
-        yield from (_Fields(file, key, record) for key, record in records)
+        yield from (Fields(file, key, record) for key, record in records)
 
 
-def _lines(path: Path) -> Iterator[_Fields]:
+def _lines(path: Path) -> Iterator[Fields]:
     lines = [(number, line) for number, line in enumerate(read_text(path).splitlines(), start=1) if line.strip()]
     if not lines:
         raise DataError(f"{path}: has no entry; correct the path", kind="empty")
     for number, line in lines:
-        yield _Fields(path, f"of line {number}", _json(line, f"{path}, line {number}"))
+        yield Fields(path, f"of line {number}", parse(line, f"{path}, line {number}"))
 
 
 def read_text(path: Path) -> str:
@@ -215,7 +215,7 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8", kind="encoding") from error
 
 
-def _json(text: str, place: str) -> Any:
+def parse(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

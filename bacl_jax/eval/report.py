@@ -49,6 +49,7 @@ def tables(results: Mapping[str, Mapping[str, float]]) -> list[Table]:
         "retrieval": _retrieval_table,
         "halftrue": _halftrue_table,
         "localization": _localization_table,
+        "robustness": _robustness_table,
     }
     others = {task: benchmark_report.table if "n_entries" in metrics else _plain_table for task, metrics in results.items()}
     return [forms[task](metrics) if task in forms else others[task](task, metrics) for task, metrics in results.items()]
@@ -74,12 +75,17 @@ def _percentage(metrics: Mapping[str, float], name: str) -> str:
 
 
 def _retrieval_table(metrics: Mapping[str, float]) -> Table:
-    table = _table(f"retrieval, {metrics['n']:.0f} images (percent)", ("", "R@1", "R@5", "R@10", "mAP", "median rank", "among"))
+    of = f" of {metrics['n_entries']:.0f}" if "n_entries" in metrics else ""
+    table = _table(f"retrieval, {metrics['n']:.0f}{of} images (percent)", ("", "R@1", "R@5", "R@10", "mAP", "median rank", "among"))
     rows = {
         "image to text": ("i2t", "", "n_captions"),
         "image to text, all captions": ("i2t", "_all", "n_captions_all"),
+        "image to text, re-ranked": ("i2t", "_reranked", "n_captions"),
+        "image to text, chance": ("i2t", "_chance", "n_captions"),
         "text to image": ("t2i", "", "n"),
         "text to image, all images": ("t2i", "_all", "n_images_all"),
+        "text to image, re-ranked": ("t2i", "_reranked", "n"),
+        "text to image, chance": ("t2i", "_chance", "n"),
     }
     for label, (way, suffix, among) in rows.items():
         if f"{way}_R@1{suffix}" in metrics:
@@ -112,6 +118,19 @@ def _localization_table(metrics: Mapping[str, float]) -> Table:
         numbers = [_percentage(metrics, f"{name}{suffix}") for name in ("ael", "ael_foreground", "ael_token")]
         if set(numbers) != {"-"}:
             table.add_row(label, *numbers)
+    return table
+
+
+def _robustness_table(metrics: Mapping[str, float]) -> Table:
+    """A row for each kind and rate: R@1 in both directions and by how much less it is than of the captions as they are."""
+    columns = ("captions", "image to text R@1", "change", "text to image R@1", "change")
+    table = _table(f"robustness, {metrics['n']:.0f} images, {metrics['n_captions']:.0f} captions (percent)", columns)
+    names = ("i2t_R@1", "t2i_R@1")
+    table.add_row("as they are", *(text for name in names for text in (_percentage(metrics, name), "")))
+    for under in (name.partition("/")[2] for name in metrics if name.startswith("i2t_R@1/")):
+        numbers = [text for name in names for text in (f"{metrics[f'{name}/{under}']:.1f}", f"{-metrics[f'{name}_lost/{under}']:+.1f}")]
+        table.add_row(under.replace("_", " "), *numbers)
+    table.add_row("chance", *(text for name in names for text in (_percentage(metrics, f"{name}_chance"), "")))
     return table
 
 

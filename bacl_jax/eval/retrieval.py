@@ -3,8 +3,9 @@
 Rules, the same in every task:
   Two scores closer than `TIE` are tied (rounding of a float32 dot product of unit vectors), and a tie counts half:
   rank = 1 + #greater + #ties / 2. A fractional hit is the chance that the positive lands among the first k when its
-  ties are broken at random, so a collapsed model scores exactly chance where a query has one positive.
-  A query with several positives is served by its best-ranked one; its other positives are no competitors.
+  ties are broken at random, so a collapsed model scores exactly chance.
+  A query with several positives is served by its best-ranked one; its other positives are no competitors. Where some of them tie, it is the
+  chance that any of these lands among the first k: then, too, a collapsed model scores what guessing does.
 
 Dimension legend: Q queries, G gallery entries, R positives of a query (padded with -1), D embedding width,
 N rows of a source, C captions, T text tokens.
@@ -211,12 +212,16 @@ def rank(
     return Ranks(greater, ties, above, score, valid)
 
 
-def chance_of_first(greater: np.ndarray, ties: np.ndarray, k: int) -> np.ndarray:
-    """Chance in [0, 1] that an entry is among the first k when its ties are broken at random."""
-    return np.clip((k - greater) / (ties + 1), 0.0, 1.0)
+def chance_of_first(greater: np.ndarray, ties: np.ndarray, k: int, own: np.ndarray | int = 1) -> np.ndarray:
+    """Chance in [0, 1] that one of `own` equal entries is among the first k when they and their `ties` come in a random order."""
+    places, missed = k - greater, np.ones(np.shape(ties))
+    for place in range(k):  # the chance that none of them has come to the places so far
+        left = np.maximum(ties - place, 0) / np.maximum(ties + own - place, 1)
+        missed = np.where(place < places, missed * left, missed)
+    return 1 - missed
 
 
-def summarise(ranks: Ranks, prefix: str, suffix: str = "") -> dict[str, float]:
+def summarise(ranks: Ranks, prefix: str, suffix: str = "", *, tie: float = TIE) -> dict[str, float]:
     """R@k and mAP in percent, and the median rank, under the names `{prefix}_R@1{suffix}` and so on.
 
     R@k and rank are those of the best-ranked positive. Average precision is the mean over a query's positives of
@@ -225,7 +230,8 @@ def summarise(ranks: Ranks, prefix: str, suffix: str = "") -> dict[str, float]:
     best = np.where(ranks.valid, ranks.score, -np.inf).argmax(axis=1)[:, None]
     greater = np.take_along_axis(ranks.greater, best, axis=1)[:, 0]
     ties = np.take_along_axis(ranks.ties, best, axis=1)[:, 0]
-    metrics = {f"{prefix}_R@{k}{suffix}": 100 * float(chance_of_first(greater, ties, k).mean()) for k in TOP}
+    own = np.sum(ranks.valid & (np.abs(ranks.score - np.take_along_axis(ranks.score, best, axis=1)) <= tie), axis=1)
+    metrics = {f"{prefix}_R@{k}{suffix}": 100 * float(chance_of_first(greater, ties, k, own).mean()) for k in TOP}
     hits = 1 + ranks.above
     precision = np.where(ranks.valid, hits / (hits + ranks.greater + ranks.ties / 2), 0.0)
     metrics[f"{prefix}_mAP{suffix}"] = 100 * float((precision.sum(axis=1) / ranks.valid.sum(axis=1)).mean())
@@ -241,12 +247,46 @@ def padded(lists: Sequence[Sequence[int]]) -> Int[np.ndarray, "Q R"]:
     return out
 
 
+def ranked(
+    queries: Float[np.ndarray, "Q D"],
+    gallery: Float[np.ndarray, "G D"],
+    positives: Sequence[Sequence[int]],
+    prefix: str,
+    suffix: str = "",
+    *,
+    chunk: int,
+    show_progress: bool,
+) -> dict[str, float]:
+    """`rank` and `summarise`; positives: of each query, the rows of the gallery that are right for it."""
+    label = prefix + suffix if show_progress else None
+    return summarise(rank(queries, gallery, padded(positives), chunk=chunk, label=label), prefix, suffix)
+
+
+def chance(positives: Sequence[Sequence[int]], gallery: int, prefix: str) -> dict[str, float]:
+    """`{prefix}_R@k_chance`: what guessing gets, in percent."""
+    own = np.asarray([len(row) for row in positives])
+    return {f"{prefix}_R@{k}_chance": 100 * float(chance_of_first(np.zeros_like(own), gallery - own, k, own).mean()) for k in TOP}
+
+
 def _grouped(keys: Int[np.ndarray, " n"], values: Int[np.ndarray, " n"]) -> dict[int, list[int]]:
     """key -> its distinct values, in order of appearance."""
     groups: dict[int, dict[int, None]] = {}
     for key, value in zip(keys, values, strict=True):
         groups.setdefault(int(key), {})[int(value)] = None
     return {key: list(entries) for key, entries in groups.items()}
+
+
+def own_pairs(
+    embeddings: Embeddings,
+) -> tuple[Int[np.ndarray, " A"], Int[np.ndarray, " c"], list[list[int]], list[list[int]]]:
+    """(rows of the split's A distinct images, its c captions in dataset.captions, the captions of each image, the images of each caption).
+
+    The last two count in the first two.
+    """
+    images, row_image = np.unique(embeddings.anchors, return_inverse=True)
+    captions, row_caption = np.unique(embeddings.split_captions, return_inverse=True)
+    of_image, of_caption = _grouped(row_image, row_caption), _grouped(row_caption, row_image)
+    return images, captions, [of_image[i] for i in range(len(images))], [of_caption[c] for c in range(len(captions))]
 
 
 def retrieval(embeddings: Embeddings, *, all_images: bool = True) -> dict[str, float]:
@@ -258,26 +298,17 @@ def retrieval(embeddings: Embeddings, *, all_images: bool = True) -> dict[str, f
     paired with; a caption's are the images paired with it, wherever they are.
     `n`: image queries; `n_captions`: caption queries; `n_captions_all`, `n_images_all`: sizes of the full galleries.
     """
-    own = embeddings.split_captions
-    images, row_image = np.unique(embeddings.anchors, return_inverse=True)
-    captions, row_caption = np.unique(own, return_inverse=True)
+    images, captions, right_captions, right_images = own_pairs(embeddings)
     z, w = embeddings.images[images], embeddings.captions
-    of_image, of_caption = _grouped(row_image, row_caption), _grouped(row_caption, row_image)
-
-    def ranked(queries: np.ndarray, gallery: np.ndarray, positives: list[list[int]], prefix: str, suffix: str = "") -> dict[str, float]:
-        label = prefix + suffix if embeddings.show_progress else None
-        return summarise(rank(queries, gallery, padded(positives), chunk=embeddings.config.eval.chunk, label=label), prefix, suffix)
-
-    right_captions = [of_image[i] for i in range(len(images))]
-    metrics = ranked(z, w[captions], right_captions, "i2t")
-    metrics |= ranked(z, w, [[int(captions[c]) for c in row] for row in right_captions], "i2t", "_all")
-    right_images = [of_caption[c] for c in range(len(captions))]
-    metrics |= ranked(w[captions], z, right_images, "t2i")
+    measure = functools.partial(ranked, chunk=embeddings.config.eval.chunk, show_progress=embeddings.show_progress)
+    metrics = measure(z, w[captions], right_captions, "i2t")
+    metrics |= measure(z, w, [[int(captions[c]) for c in row] for row in right_captions], "i2t", "_all")
+    metrics |= measure(w[captions], z, right_images, "t2i")
     metrics |= {"n": len(images), "n_captions": len(captions), "n_captions_all": len(w)}
     if all_images:
         others, other_captions = embeddings.other_images
         elsewhere = _grouped(other_captions, np.arange(len(others)) + len(z))
         right_images = [row + elsewhere.get(int(captions[c]), []) for c, row in enumerate(right_images)]
-        metrics |= ranked(w[captions], np.concatenate([z, others]), right_images, "t2i", "_all")
+        metrics |= measure(w[captions], np.concatenate([z, others]), right_images, "t2i", "_all")
         metrics["n_images_all"] = len(z) + len(others)
     return metrics

@@ -9,17 +9,40 @@ from typing import Any
 
 from bacl_jax.config import Config, ConfigError
 from bacl_jax.eval.benchmarks import MEASURES, Outcome, compositional
+from bacl_jax.eval.caption_retrieval import captioned_retrieval
 from bacl_jax.eval.compositional import halftrue
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.localization import localization
-from bacl_jax.eval.retrieval import Embeddings, retrieval
+from bacl_jax.eval.probe import probe
+from bacl_jax.eval.rerank import split_retrieval
+from bacl_jax.eval.retrieval import Embeddings
+from bacl_jax.eval.robustness import captioned_robustness, split_robustness
 from bacl_jax.eval.zeroshot import classification
 
 BENCHMARKS: dict[str, Callable[[Encoder], Outcome]] = {  # on data of their own, which eval.<task> names
     "classification": classification,
+    "probe": probe,
+    "retrieval": captioned_retrieval,  # this and the next where eval.retrieval names a file, see `on_files`
+    "robustness": captioned_robustness,
     **{task: partial(compositional, task) for task in MEASURES},
 }
-TASKS = {"retrieval": retrieval, "halftrue": halftrue, "localization": localization}
+TASKS = {"retrieval": split_retrieval, "halftrue": halftrue, "localization": localization, "robustness": split_robustness}
+FILES = {"robustness": "retrieval"}  # the group of eval.* that names a task's files, where it has another name than the task
+
+
+def on_files(config: Config, tasks: Sequence[str]) -> list[str]:
+    """Those of the tasks that are asked of data of their own, not of a split of the run's."""
+    return [task for task in tasks if task in BENCHMARKS and (task not in TASKS or path_of(config, task) is not None)]
+
+
+def path_of(config: Config, task: str) -> str | None:
+    """The files of a task on data of its own."""
+    return getattr(config.eval, FILES.get(task, task)).path
+
+
+def subfolder_of(config: Config, task: str) -> str:
+    """Where its results go in DIR/eval/<step>: those of a task that the run's own data have, too, do not replace the run's report."""
+    return Path(str(path_of(config, task))).stem if task in TASKS else ""
 
 
 def check_tasks(tasks: Sequence[str], allowed: Sequence[str] = tuple(TASKS)) -> None:

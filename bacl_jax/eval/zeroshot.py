@@ -5,33 +5,29 @@ Dimension legend: C classes, n pictures of a batch, D embedding width.
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8
 
 from bacl_jax.config import ClassificationConfig, ConfigError
+from bacl_jax.data import transforms
 from bacl_jax.data.source import DataError
+from bacl_jax.data.tfds_source import TfdsRows
 from bacl_jax.eval.benchmarks import Outcome
 from bacl_jax.eval.encoder import Encoder, Shown
 from bacl_jax.eval.formats import LeftOut, read_text
 from bacl_jax.eval.retrieval import TIE, chance_of_first
+from bacl_jax.eval.templates import TEMPLATES
 from bacl_jax.settings import how_to_set
 
-TEMPLATES = {
-    "plain": ("a photo of a {}.",),
-    "imagenet7": (  # the seven that CLIP's authors found to do most of what their 80 do
-        "itap of a {}.",
-        "a bad photo of the {}.",
-        "a origami {}.",
-        "a photo of the large {}.",
-        "a {} in a video game.",
-        "art of the {}.",
-        "a photo of the small {}.",
-    ),
-}
+FIELD = "config.eval.classification"
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 TOP = 5
+
+
+TFDS = "tfds:"  # before the name of a data set of tensorflow-datasets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +39,21 @@ class Folders:
     label: list[int]
 
 
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """Pictures that show one class each, wherever they are stored: class c is called names[c].
+
+    place: where picture i is, as an error names it. read: (its pixels, its class); raises DataError.
+    """
+
+    names: list[str]
+    count: int
+    place: Callable[[int], str]
+    read: Callable[[int], tuple[UInt8[np.ndarray, "S S 3"], int]]
+
+
 def classification(encoder: Encoder) -> Outcome:
-    """The task `classification` on the folders that eval.classification names, in percent.
+    """The task `classification` on the pictures that eval.classification names, in percent.
 
     `top1`, `top5`: share of the pictures whose class is the most similar one, or among the first 5. `mean_class_recall`: mean, over the
     classes that have a picture, of their pictures' top1. A tie counts its share, as everywhere; `<name>_chance` is what a model scores that
@@ -53,32 +62,67 @@ def classification(encoder: Encoder) -> Outcome:
     """
     settings = encoder.config.eval.classification
     templates = read_templates(settings.templates)
-    found = read_folders(settings)
-    root = Path(str(settings.path))
+    found = labelled(encoder)
     prompts = class_embeddings(encoder, found.names, templates)
-    labels = np.asarray(found.label)
-    greater, ties = np.zeros(len(labels), np.int64), np.zeros(len(labels), np.int64)
+    labels, greater, ties = (np.zeros(found.count, np.int64) for _ in range(3))
     left_out: list[LeftOut] = []
-    scored = np.ones(len(labels), bool)
-    for z, rows, bad in encoder.batches(root, found.pictures):
+    scored = np.ones(found.count, bool)
+
+    def read(place: int) -> UInt8[np.ndarray, "S S 3"]:
+        pixels, labels[place] = found.read(place)
+        return pixels
+
+    for z, rows, bad in encoder.encoded(read, found.count):
         for place, error in bad.items():
-            name = found.pictures[place].names[0]
-            left_out.append(LeftOut(str(root), name, name, error.kind, str(error)))
+            name = found.place(place)
+            left_out.append(LeftOut(str(settings.path), name, name, error.kind, str(error)))
             scored[place] = False
         if rows:
-            scores = z @ prompts.T
-            own = scores[np.arange(len(rows)), labels[rows]][:, None]
-            greater[rows] = np.sum(scores > own + TIE, axis=1)
-            ties[rows] = np.sum(np.abs(scores - own) <= TIE, axis=1) - 1
-    metrics = _metrics(labels[scored], greater[scored], ties[scored], len(found.names))
-    metrics |= {"n": int(scored.sum()), "n_entries": len(labels), "n_classes": len(found.names)}
+            greater[rows], ties[rows] = places(z @ prompts.T, labels[rows])
+    metrics = recalls(labels[scored], greater[scored], ties[scored], len(found.names))
+    metrics |= {"n": int(scored.sum()), "n_entries": found.count, "n_classes": len(found.names)}
     for reason in sorted({one.reason for one in left_out}):
         metrics[f"left_out/{reason}"] = sum(one.reason == reason for one in left_out)
     texts = [template.replace("{}", name) for template in templates for name in found.names]
     return Outcome(metrics | encoder.text_statistics(texts), left_out)
 
 
-def _metrics(labels: np.ndarray, greater: np.ndarray, ties: np.ndarray, classes: int) -> dict[str, float]:
+def labelled(encoder: Encoder) -> Labelled:
+    """The pictures of eval.classification: those below a folder for each class, or of a data set of tensorflow-datasets."""
+    settings, data = encoder.config.eval.classification, encoder.config.data
+    if not (settings.path or "").startswith(TFDS):
+        folders = read_folders(settings)
+        root = Path(str(settings.path))
+        return Labelled(
+            folders.names,
+            len(folders.pictures),
+            lambda place: folders.pictures[place].names[0],
+            lambda place: (encoder.picture(root, folders.pictures[place]), folders.label[place]),
+        )
+    name = str(settings.path).removeprefix(TFDS)
+    rows = TfdsRows(name, settings.split, settings.image_column, settings.label_column, settings.folder)
+    if rows.classes is None:
+        raise DataError(
+            f"{name}: feature {settings.label_column!r} names no classes; name its ClassLabel in {FIELD}.label_column", kind="type"
+        )
+    number = {one: i for i, one in enumerate(rows.classes)}
+
+    def read(place: int) -> tuple[UInt8[np.ndarray, "S S 3"], int]:
+        record = rows[place]
+        picture = transforms.Encoded(record.image, record.key, record.shard, data.max_pixels, 2 * data.image_size)
+        return picture.crop(data.image_size, transforms.square, data.resample), number[record.captions[0]]
+
+    return Labelled(_class_names(rows.classes, settings.classes), len(rows), lambda place: f"{settings.split}#{place}", read)
+
+
+def places(scores: Float[np.ndarray, "n C"], label: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """(classes that score above the right one, others that tie with it) of each picture."""
+    own = scores[np.arange(len(scores)), label][:, None]
+    return np.sum(scores > own + TIE, axis=1), np.sum(np.abs(scores - own) <= TIE, axis=1) - 1
+
+
+def recalls(labels: np.ndarray, greater: np.ndarray, ties: np.ndarray, classes: int) -> dict[str, float]:
+    """`top1`, `top5`, `mean_class_recall` and what guessing gets; nothing of no picture."""
     if not len(labels):
         return {}
     top1, top5 = (chance_of_first(greater, ties, k) for k in (1, TOP))
@@ -105,7 +149,7 @@ def read_templates(name: str) -> tuple[str, ...]:
     """The set of this name, or the lines of this file; every one holds {} once. ConfigError or DataError where there are none."""
     if name in TEMPLATES:
         return TEMPLATES[name]
-    path, field = Path(name), "config.eval.classification.templates"
+    path, field = Path(name), f"{FIELD}.templates"
     if not path.is_file():
         raise ConfigError(
             f"{field} = {name!r}: must be one of {', '.join(TEMPLATES)} or a file with a template a line; {how_to_set(field)}"
@@ -121,10 +165,17 @@ def read_templates(name: str) -> tuple[str, ...]:
 
 def read_folders(settings: ClassificationConfig) -> Folders:
     """The pictures below each folder of eval.classification.path, sorted; a folder without any is a class all the same."""
-    field = "config.eval.classification.path"
+    field = f"{FIELD}.path"
     if settings.path is None or not Path(settings.path).is_dir():
-        raise ConfigError(f"{field} = {settings.path!r}: must name a folder with a folder for each class; {how_to_set(field)}")
-    root = Path(settings.path)
+        raise ConfigError(
+            f"{field} = {settings.path!r}: must name a folder with a folder for each class, or {TFDS}<name>; {how_to_set(field)}"
+        )
+    folders, pictures, label = read_pictures(Path(settings.path))
+    return Folders(_class_names(folders, settings.classes), pictures, label)
+
+
+def read_pictures(root: Path) -> tuple[list[str], list[Shown], list[int]]:
+    """(the folders of `root`, one for each class, sorted; the pictures below them; each one's folder by number). DataError without any."""
     folders = sorted(folder.name for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     if len(folders) < 2:
         raise DataError(f"{root}: has {len(folders)} folders; must have one for each of two or more classes", kind="empty")
@@ -136,7 +187,7 @@ def read_folders(settings: ClassificationConfig) -> Folders:
                 label.append(number)
     if not pictures:
         raise DataError(f"{root}: no picture in the {len(folders)} folders; their names end in {', '.join(PICTURES)}", kind="empty")
-    return Folders(_class_names(folders, settings.classes), pictures, label)
+    return folders, pictures, label
 
 
 def _class_names(folders: list[str], classes: str | None) -> list[str]:
@@ -146,9 +197,7 @@ def _class_names(folders: list[str], classes: str | None) -> list[str]:
     if path.suffix.lower() != ".json":
         names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
         if len(names) != len(folders):
-            raise DataError(
-                f"{path}: {len(names)} names for {len(folders)} folders; write one a line, in the folders' order", kind="format"
-            )
+            raise DataError(f"{path}: {len(names)} names for {len(folders)} classes; write one a line, in their order", kind="format")
         return names
     try:
         table = json.loads(read_text(path))

@@ -1,7 +1,7 @@
 """The train step: encode, BACL, update, bank. Pure functions of a TrainState, jitted once over a mesh."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import jax
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bacl_jax import paths, schedules
 from bacl_jax.config import Config
-from bacl_jax.mesh import check_rows, replicated, spread
+from bacl_jax.mesh import by_rows, check_rows, mesh_of, replicated, spread
 from bacl_jax.models import Model
 from bacl_jax.objective import bank as memory
 from bacl_jax.objective.bacl import Metrics, Pairs, bacl_loss, encoded
@@ -39,8 +39,9 @@ class Trainer:
         self.model = Model(config, vocab_size)
         self.grid = self.model.grid
         self.optimizer = make_optimizer(config.optim, config.train.steps)
-        self.encode_image = jax.jit(self.model.encode_image)
-        self.encode_text = jax.jit(self.model.encode_text)
+        self.encoders: list[Any] = []  # the jitted functions below the next two
+        self.encode_image = self._over_devices(self.model.encode_image)
+        self.encode_text = self._over_devices(self.model.encode_text)
         self.attend = jax.jit(self.model.attend)
         self.frozen = config.optim.frozen
         paths.check_frozen(self.frozen, jax.eval_shape(self.model.init, jax.random.key(0)))
@@ -50,6 +51,24 @@ class Trainer:
         where = (self.shardings, replicated(mesh))
         self.step = jax.jit(self._step, donate_argnums=0, out_shardings=where, compiler_options=compiler_options(config, mesh))
         self.partner_lists = jax.jit(self._partner_lists)
+
+    def _over_devices(self, encode: Callable[..., Features]) -> Callable[..., Features]:
+        """`encode`(params, rows, ...) jitted, its rows over the batch axes of the mesh that holds `params`, where that has several devices.
+
+        Each device encodes its share of the rows, whole parameters at hand: no number depends on how many devices there are.
+        """
+        alone, gathered = jax.jit(encode), jax.jit(lambda params, *rows: encode(self._gathered(params), *rows))
+        self.encoders += [alone, gathered]
+
+        def over_devices(params: dict[str, Any], *rows: Any) -> Features:
+            mesh = mesh_of(params)
+            if mesh is None:
+                return alone(params, *rows)
+            count, placed = len(rows[0]), by_rows(mesh, rows)
+            found = (gathered if mesh == self.mesh else alone)(params, *placed)
+            return found if len(placed[0]) == count else jax.tree.map(lambda x: x[:count], found)
+
+        return over_devices
 
     def init(self, seed: int) -> TrainState:
         """A fresh state on the mesh; equal for equal seeds, on any mesh."""
