@@ -66,7 +66,7 @@ def read(workdir: str | os.PathLike[str]) -> Record:
     config = read_config(workdir)
     log = workdir / "metrics.jsonl"
     records = read_metrics(log) if log.exists() else []
-    lines = sum(1 for line in log.open(errors="replace") if line.strip()) if log.exists() else 0
+    lines = sum(1 for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()) if log.exists() else 0
     if lines > len(records):
         notes.append(f"metrics.jsonl: {lines - len(records)} of {lines} lines are not whole and were left out.")
     results = []
