@@ -166,8 +166,8 @@ def test_the_curriculum_and_the_losses_are_drawn(parsed):
         "ambiguous share",
     ):
         assert title in heads
-    assert "retrieval of checkpoints" in heads
-    assert "step 60: total 0.08333, contrastive 0.06667" in parsed.text()
+    assert "retrieval over checkpoints" in heads
+    assert "Step 60. total: 0.08333; contrastive: 0.06667" in parsed.text()
     assert len([attributes for attributes in parsed.all("path") if attributes.get("class") == "band"]) == 1
     assert parsed.table("total", "contrastive")[-1] == ["60", "0.08333", "0.06667"]
 
@@ -298,6 +298,13 @@ def test_a_line_has_gaps_where_values_lack():
     assert chart.data["lines"][0]["texts"] == ["1", "–", "3", "4"]
     assert page_charts.chart("k", "t", "", [None]) is None
     assert page_charts.line([{"step": 1, "loss": None}, {"step": 2, "loss": float("nan")}, {"step": 3}], "loss", "") is None
+
+
+def test_a_band_lies_between_two_lines_or_not_at_all():
+    low, high = line([1.0, None, 2.0]), line([3.0, 4.0, 4.0])
+    assert page_charts.chart("k", "t", "", [low, high], band=True).band[0].count("L") == 4
+    assert page_charts.chart("k", "t", "", [None, low, high], band=True).band == ("", "")
+    assert page_charts.chart("k", "t", "", [low, high]).band == ("", "")
 
 
 @pytest.mark.parametrize("values", [[5.0], [0.0, 0.0], [-1e30, 1e30], [1e-12, 2e-12], [3, -4]])

@@ -6,6 +6,7 @@ Texts that come from data are escaped by the template; a policy in the page's he
 import base64
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -154,10 +155,11 @@ def training(run: Record) -> list[Chart]:
         run, "training", [("loss", "The terms of the objective, before their weights, and their sum.", LOSSES), *evaluations, *TRAINING]
     )
     for number, ((task, data, subfolder), results) in enumerate(grouped(run.results).items()):
-        names = [name for name in bases(results[-1].metrics) if is_score(name) and "/" not in name][:5]
+        names = [name for name in bases(results[-1].metrics) if is_score(name) and not re.search(r"/|@5|@10", name)][:6]
         records = [{"step": result.step, **result.metrics} for result in results]
         lines = [page_charts.line(records, name, label(name)) for name in names]
-        chart = page_charts.chart(f"steps-{number}", f"{task} of checkpoints", f"On {data} {subfolder}, in percent.", lines)
+        where = " ".join(part for part in (data, subfolder) if part)
+        chart = page_charts.chart(f"steps-{number}", f"{task} over checkpoints", f"{where}, in percent." if where else "In percent.", lines)
         if chart is not None and len(results) > 1:
             charts.append(chart)
     return charts
@@ -228,5 +230,6 @@ def result_tables(runs: Mapping[str, Record]) -> list[Table]:
                 strong |= {(row, column) for column, value in enumerate(values) if value == max(numbers)}
         heads = [f"{text}, step {each[key].step:,}" if key in each else text for text, each in zip(runs, newest, strict=True)]
         caption = " ".join(part for part in (key[0], "on", key[1], key[2]) if part)
-        tables.append(Table(caption, ("", *heads, "chance"), tuple(rows), frozenset(strong)))
+        columns = len(heads) + 1 + any(name.endswith("_chance") for name in known)
+        tables.append(Table(caption, ("", *heads, "chance")[:columns], tuple(row[:columns] for row in rows), frozenset(strong)))
     return tables

@@ -72,7 +72,10 @@ def finite(value: Any) -> float | None:
 
 
 def chart(key: str, title: str, description: str, lines: Sequence[Line | None], *, band: bool = False, log_y: bool = False) -> Chart | None:
-    """A chart of those lines that there are, or None without any. band: between the first two. log_y: where all values are positive."""
+    """A chart of those lines that there are, or None without any.
+
+    band: between the first two, if both are there. log_y: where all values are positive.
+    """
     there = [_thinned(one) for one in lines if one is not None]
     if not there:
         return None
@@ -93,7 +96,7 @@ def chart(key: str, title: str, description: str, lines: Sequence[Line | None], 
         description=description,
         lines=drawn,
         latest=_latest(there),
-        band=(_band(there, xs["linear"], y), _band(there, xs["log"], y)) if band and len(there) > 1 else ("", ""),
+        band=(_band(there, xs["linear"], y), _band(there, xs["log"], y)) if band and None not in lines[:2] else ("", ""),
         ticks={"y": y_ticks} | {name: ticks for name, (_, ticks) in axes.items()},
         rows=_rows(there),
         data={
@@ -162,8 +165,8 @@ def _thinned(one: Line) -> Line:
 
 def _latest(lines: Sequence[Line]) -> str:
     step = max(step for one in lines for step in one.steps)
-    values = [f"{one.label} {number(one.values[-1])}" for one in lines if one.steps[-1] == step]
-    return f"step {step:,.0f}: {', '.join(values)}"
+    values = [f"{one.label}: {number(one.values[-1])}" for one in lines if one.steps[-1] == step]
+    return f"Step {step:,.0f}. {'; '.join(values)}"
 
 
 def _rows(lines: Sequence[Line]) -> tuple[tuple[str, ...], ...]:

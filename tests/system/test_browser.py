@@ -121,16 +121,16 @@ def test_values_are_read_by_arrow_keys_and_by_pointing(show):
     browser = show()
     (chart,) = browser.find_elements(By.CSS_SELECTOR, "[data-chart='training-0']")
     plot, readout = (chart.find_element(By.CSS_SELECTOR, f".{name}") for name in ("plot", "readout"))
-    assert readout.text == "step 60: total 0.08333, contrastive 0.06667"
+    assert readout.text == "Step 60. total: 0.08333; contrastive: 0.06667"
     plot.click()
     press(browser, Keys.HOME)
-    assert readout.text == "step 1: total 5, contrastive 4"
+    assert readout.text == "Step 1. total: 5; contrastive: 4"
     press(browser, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
-    assert readout.text == "step 3: total 1.667, contrastive 1.333"
+    assert readout.text == "Step 3. total: 1.667; contrastive: 1.333"
     press(browser, Keys.END)
-    assert readout.text.startswith("step 60: ")
+    assert readout.text.startswith("Step 60. ")
     ActionChains(browser).move_to_element_with_offset(plot, -plot.size["width"] // 8, 0).perform()
-    assert 15 < int(readout.text.split()[1].rstrip(":")) < 22
+    assert 15 < int(readout.text.split()[1].rstrip(".")) < 22
 
 
 def test_lines_are_hidden_and_steps_laid_out_by_buttons(show):
@@ -144,7 +144,7 @@ def test_lines_are_hidden_and_steps_laid_out_by_buttons(show):
     assert not total.is_displayed()
     chart.find_element(By.CSS_SELECTOR, ".plot").click()
     press(browser, Keys.END)
-    assert chart.find_element(By.CSS_SELECTOR, ".readout").text == "step 60: contrastive 0.06667"
+    assert chart.find_element(By.CSS_SELECTOR, ".readout").text == "Step 60. contrastive: 0.06667"
     button.click()
     assert total.is_displayed()
     before = total.get_attribute("d")

@@ -22,9 +22,9 @@ document.querySelectorAll("[data-chart]").forEach((chart) => {
     cursor.removeAttribute("hidden");
     const values = lines.flatMap((line, n) => {
       const found = line.steps.indexOf(step);
-      return found < 0 || drawn(n).hasAttribute("hidden") ? [] : [`${line.label} ${line.texts[found]}`];
+      return found < 0 || drawn(n).hasAttribute("hidden") ? [] : [`${line.label}: ${line.texts[found]}`];
     });
-    readout.textContent = `step ${step.toLocaleString("en")}: ${values.join(", ")}`;
+    readout.textContent = `Step ${step.toLocaleString("en")}. ${values.join("; ")}`;
   }
 
   function leave() {
