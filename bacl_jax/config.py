@@ -48,6 +48,9 @@ BestMetric = Literal[  # what the task `retrieval` gives while a run trains (in 
 ]
 
 
+Activation = Literal["gelu_tanh", "gelu", "quick_gelu"]
+
+
 @dataclasses.dataclass(frozen=True)
 class SourceConfig:
     """One source of a mixture. The fields are those of DataConfig; what is not here is taken from there."""
@@ -92,7 +95,7 @@ class DataConfig:
     max_error_share: Share = changeable(0.01)  # on_error = skip: a larger share of bad rows among those read stops the run
     max_pixels: Positive = 89_478_485  # a larger image is refused as a decompression bomb
     image_size: Positive = 32  # pixels a side
-    tokenizer: Literal["word", "bpe", "wordpiece", "file"] = "word"  # trained on captions, or read from tokenizer_path
+    tokenizer: Literal["word", "bpe", "wordpiece", "clip", "file"] = "word"  # trained on captions, or read from tokenizer_path
     tokenizer_path: str | None = None  # tokenizer = "file": a tokenizer.json, CLIP's bpe_simple_vocab_16e6.txt.gz or a vocab.txt
     vocab_size: Annotated[int, Range(5)] = 4096  # upper bound on the vocabulary trained on the captions; of a file, its number of tokens
     context_length: Annotated[int, Range(3)] = 13  # tokens a caption, BOS and EOS included; longer captions are cut
@@ -119,20 +122,26 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    kind: Literal["conv", "vit"] = "conv"
+    kind: Literal["conv", "vit", "clip", "siglip"] = "conv"  # clip, siglip: the form in which their weights are published
     width: Positive = 64  # channels of the token features
     depth: Positive = 2  # blocks
-    heads: Positive = 4  # vit: attention heads
+    heads: Positive = 4  # attention heads; conv has none
     patch: Positive = 4  # pixels a side of one token
-    mlp_ratio: Positive = 4
+    mlp_ratio: PositiveFloat = 4.0  # hidden width of a block's MLP, in widths; conv has none
+    activation: Activation = "gelu_tanh"  # of the MLPs; conv: always gelu_tanh
+    pixels: Literal["half", "clip", "imagenet"] = "half"  # mean and deviation by which pixels are normalised; half: to [-1, 1]
+    pretrained: str | None = changeable(None)  # folder or file with the weights that a run begins with; None: random
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
+    kind: Literal["transformer", "clip", "siglip", "bert"] = "transformer"  # transformer: pools the mean; others: as published
     width: Positive = 128
     depth: Positive = 1
     heads: Positive = 4
-    mlp_ratio: Positive = 4
+    mlp_ratio: PositiveFloat = 4.0
+    activation: Activation = "gelu_tanh"
+    pretrained: str | None = changeable(None)  # as the image tower's; where both name one place, the temperature is read from there
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,6 +36,11 @@ class Decision:
         return f"{self.path} {list(self.shape)}: {self.why}"
 
 
+def named_leaves(params: Any) -> list[tuple[str, Any]]:
+    """(path with slashes, leaf) of every parameter, in the order of the tree."""
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in jax.tree.leaves_with_path(params)]
+
+
 def decide(path: str, shape: tuple[int, ...], config: MeshConfig) -> Decision:
     """The rule that holds for a parameter, the first of: mesh.whole names it; TENSOR; large enough for fsdp; whole.
 
@@ -75,7 +80,7 @@ def decide(path: str, shape: tuple[int, ...], config: MeshConfig) -> Decision:
 
 def decisions(params: Any, config: MeshConfig) -> list[Decision]:
     """One for each parameter (arrays or their shapes), in the order of the tree. ConfigError where an entry of mesh.whole names none."""
-    named = [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape) for path, leaf in jax.tree.leaves_with_path(params)]
+    named = [(path, leaf.shape) for path, leaf in named_leaves(params)]
     for pattern in config.whole:
         if not any(re.fullmatch(pattern, path) for path, _ in named):
             some = ", ".join(path for path, _ in named[:: max(1, len(named) // SHOWN)][:SHOWN])

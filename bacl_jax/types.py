@@ -59,6 +59,18 @@ class Batch:
 
 
 @pytree
+class Trunk:
+    """What a tower makes before its head: all that depends on its input, and on no parameter of the head.
+
+    pooled: [B, F], not normalised; F is the width of the head's input.
+    tokens: [B, N, C] token features, as in Features.
+    """
+
+    pooled: Float[Array, "B F"]
+    tokens: Float[Array, "B N C"]
+
+
+@pytree
 class Features:
     """What a tower returns.
 

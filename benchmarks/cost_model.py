@@ -60,7 +60,7 @@ def one_device() -> jax.sharding.Mesh:
 
 def main(argv: list[str]) -> None:
     image = CONFIG.model.image
-    rows, wide = CONFIG.train.batch_size * (CONFIG.data.image_size // image.patch) ** 2, image.width * image.mlp_ratio
+    rows, wide = CONFIG.train.batch_size * (CONFIG.data.image_size // image.patch) ** 2, round(image.width * image.mlp_ratio)
     product, factors = jax.jit(jnp.matmul), (jnp.ones((rows, image.width)), jnp.ones((image.width, wide)))
     copy, source = jax.jit(jnp.negative), jnp.ones(COPIED)
     trainer, batch = build(CONFIG, CONFIG.data.vocab_size, one_device()), random_batch()

@@ -47,7 +47,7 @@ def data() -> ConfigDict:
     data.max_error_share = 0.01  # (c) on_error = skip: a larger share of bad rows among those read stops the run
     data.max_pixels = 89_478_485  # pixels; a larger image is refused as a decompression bomb
     data.image_size = 32  # pixels a side that the model sees
-    data.tokenizer = "word"  # trained on captions: word, one token a word; bpe, byte pairs; wordpiece; or read from tokenizer_path: file
+    data.tokenizer = "word"  # trained on captions: word, one token a word; bpe, byte pairs; clip, in CLIP's form; wordpiece; or read: file
     data.tokenizer_path = optional(None)  # file: tokenizer.json, CLIP's bpe_simple_vocab_16e6.txt.gz or vocab.txt; None: no file is read
     data.vocab_size = 4096  # tokens; upper bound on the vocabulary trained on the captions; of a file, its number of tokens
     data.context_length = 13  # tokens a caption, BOS and EOS included; longer captions are cut
@@ -74,18 +74,24 @@ def model() -> ConfigDict:
     model.embed_dim = 128  # width of the embedding that both towers share
 
     model.image = image = ConfigDict()
-    image.kind = "conv"  # conv: convolutional stem and blocks; vit: vision transformer
+    image.kind = "conv"  # conv: convolutional stem and blocks; vit: vision transformer; clip, siglip: as their weights are published
     image.width = 64  # channels of the token features
     image.depth = 2  # blocks
-    image.heads = 4  # vit: attention heads
+    image.heads = 4  # attention heads; conv has none
     image.patch = 4  # pixels a side of one token
-    image.mlp_ratio = 4  # hidden width of a block's MLP, in widths
+    image.mlp_ratio = 4.0  # hidden width of a block's MLP, in widths; conv has none
+    image.activation = "gelu_tanh"  # of the MLPs: gelu_tanh, gelu, quick_gelu (OpenAI's CLIP); conv: always gelu_tanh
+    image.pixels = "half"  # mean and deviation by which pixels are normalised: half (to [-1, 1]), clip, imagenet
+    image.pretrained = optional(None)  # (c) folder or .safetensors file with the weights that a run begins with; None: random
 
     model.text = text = ConfigDict()
+    text.kind = "transformer"  # transformer: bidirectional, pools the mean; clip, siglip, bert: as their weights are published
     text.width = 128  # channels of the token features
     text.depth = 1  # transformer blocks
     text.heads = 4  # attention heads
-    text.mlp_ratio = 4  # hidden width of a block's MLP, in widths
+    text.mlp_ratio = 4.0  # hidden width of a block's MLP, in widths
+    text.activation = "gelu_tanh"  # of the MLPs: gelu_tanh, gelu, quick_gelu (OpenAI's CLIP)
+    text.pretrained = optional(None)  # (c) as the image tower's, None too; where both name one place, the temperature is read from there
 
     model.dtype = "float32"  # of the computation, float32 or bfloat16; parameters stay float32
     model.remat = "none"  # (c) made again in the backward pass: nothing, all but matrix products (dots), whole transformer blocks (full)

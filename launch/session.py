@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from bacl_jax import data, partition, schedules
+from bacl_jax import data, interop, partition, schedules
 from bacl_jax.config import Config, ConfigError, sha256
 from bacl_jax.data.faults import Faults, summary
 from bacl_jax.data.order import PartnerLists
@@ -67,9 +67,19 @@ class Run:
             tokenizer=self.tokenizer.to_json(),
             evaluate=self.evaluate if evaluated else None,
             headline=f"{split}/retrieval/{config.train.keep_best or 'i2t_R@1'}" if evaluated else None,
+            begin=self.begin,
             statistics=self.statistics,
             stages=self.stages,
         )
+
+    def begin(self, state: TrainState) -> TrainState:
+        """A fresh state with the published weights that the config names, if any."""
+        weights = interop.weights(self.config, {path: leaf.shape for path, leaf in partition.named_leaves(state.params)})
+        if weights:
+            count = sum(array.size for array in weights.values())
+            places = {tower.pretrained: None for tower in (self.config.model.image, self.config.model.text) if tower.pretrained}
+            print(f"{count:,} parameters begin as those of {', '.join(places)}")
+        return self.trainer.with_weights(state, weights) if weights else state
 
     def statistics(self, step: int) -> Mapping[str, float]:
         """Of what the steps before `step` read: epochs and bad rows (of this process), of each source where there are several."""

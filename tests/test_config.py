@@ -192,6 +192,8 @@ def test_what_may_change_is_what_the_architecture_lists():
         "data.cache_mib",
         "data.threads",
         "data.prefetch",
+        "model.image.pretrained",
+        "model.text.pretrained",
         "model.remat",
         "model.scan_layers",
         "objective.contrast",

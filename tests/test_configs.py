@@ -18,7 +18,7 @@ from bacl_jax.config import Config, changed_fields, flatten, from_config_dict
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "configs"
 LAION = ("laion400m_vitb16_bacl", "laion400m_vitb32_clip", "laion400m_vitl14_bacl")
-NAMES = ("emoji_clip", "emoji_bacl", "emoji_bns", "emoji_cla", "emoji_bacl_paper", "manifest", "webdataset", "mixture", *LAION)
+NAMES = ("emoji_clip", "emoji_bacl", "emoji_bns", "emoji_cla", "emoji_bacl_paper", "manifest", "webdataset", "mixture", "emoji_vit_bacl", *LAION)
 SHARED = {"base", "laion400m"}  # parts of others, no runs
 
 
@@ -84,6 +84,7 @@ def test_what_each_config_is():
         "manifest": (True, True),
         "webdataset": (True, True),
         "mixture": (True, True),
+        "emoji_vit_bacl": (True, True),
         "laion400m_vitb16_bacl": (True, True),
         "laion400m_vitb32_clip": (False, False),
         "laion400m_vitl14_bacl": (True, True),

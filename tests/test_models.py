@@ -12,7 +12,7 @@ from flax import nnx
 
 from bacl_jax.models import Model
 from bacl_jax.models.layers import by_rows
-from bacl_jax.models.vision import Patches
+from bacl_jax.models.pixels import Patches
 
 BATCH = jax.tree.map(jnp.asarray, tiny.batch())
 IMAGES, TEXT = BATCH.inputs["image"].values, BATCH.inputs["text"]

@@ -20,7 +20,12 @@ from bacl_jax.data.source import DataError
 
 SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[EOS]", "[UNK]")  # of a trained vocabulary: their order is their ids
 _BYTES = 256
-_SMALLEST = {"word": len(SPECIAL_TOKENS) + 1, "bpe": len(SPECIAL_TOKENS) + _BYTES, "wordpiece": len(SPECIAL_TOKENS) + 2}
+_SMALLEST = {
+    "word": len(SPECIAL_TOKENS) + 1,
+    "bpe": len(SPECIAL_TOKENS) + _BYTES,
+    "wordpiece": len(SPECIAL_TOKENS) + 2,
+    "clip": 2 * _BYTES + 2,
+}
 _CLEAN_UP = "clean_up"  # the one field of ours in the JSON: whether texts go through vocabulary.clean_up
 
 
@@ -52,11 +57,13 @@ class Tokenizer:
         """Learn a vocabulary of at most `config.vocab_size` entries; the result depends on the captions as a multiset, not on their order.
 
         Raises ConfigError if the vocabulary cannot hold its fixed part: 4 special tokens, for "bpe" 256 bytes, for "wordpiece" a letter
-        at the start and within a word.
+        at the start and within a word; for "clip" 256 bytes, within a word and at its end, and 2 special tokens.
         """
         smallest = _SMALLEST[config.tokenizer]
         if config.vocab_size < smallest:
             raise ConfigError(f"data.vocab_size = {config.vocab_size}; a {config.tokenizer!r} tokenizer needs at least {smallest}")
+        if config.tokenizer == "clip":
+            return cls(_to_length(_train_clip(sorted(captions), config.vocab_size), config.context_length))
         train = {"word": _train_words, "bpe": _train_byte_pairs, "wordpiece": _train_word_pieces}[config.tokenizer]
         tokenizer = train(sorted(captions), config.vocab_size)
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -190,6 +197,20 @@ def _train_byte_pairs(captions: list[str], size: int) -> tokenizers.Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(captions, trainer)
+    return tokenizer
+
+
+def _train_clip(captions: list[str], size: int) -> tokenizers.Tokenizer:
+    """Byte pairs in CLIP's form, in which a model can be exported: no unknown token, and the end of a text has the largest id."""
+    trained = tokenizers.Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    trained.normalizer, trained.pre_tokenizer = _normalizer(), vocabulary.words()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False)
+    trained.train_from_iterator(captions, trainer)
+    merges = [(first, second) for first, second in json.loads(trained.to_str())["model"]["merges"]][: size - _SMALLEST["clip"]]
+    known = vocabulary.letters()
+    tokenizer = vocabulary.byte_pairs(known | {"".join(pair): len(known) + i for i, pair in enumerate(merges)}, merges)
+    tokenizer.normalizer = _normalizer()
     return tokenizer
 
 

@@ -73,8 +73,7 @@ def _clip(path: str, text: str) -> tokenizers.Tokenizer:
         raise _bad(path, f"a gzip file whose first line is {header[:60]!r}; that of CLIP's file holds #version; {_FORMS}")
     if lines and not lines[-1]:
         lines.pop()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # the order of CLIP's ids
-    vocabulary = {token: i for i, token in enumerate([*alphabet, *(letter + "</w>" for letter in alphabet)])}
+    vocabulary = letters()
     merges: list[tuple[str, str]] = []
     for number, line in enumerate(lines[:_CLIP_MERGES], 2):
         pair = line.split()
@@ -82,19 +81,35 @@ def _clip(path: str, text: str) -> tokenizers.Tokenizer:
             raise _bad(path, f"line {number} is {line[:60]!r}; it must hold two tokens of the lines before that make a new one")
         merges.append((pair[0], pair[1]))
         vocabulary["".join(pair)] = len(vocabulary)
+    return byte_pairs(vocabulary, merges)
+
+
+def byte_pairs(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
+    """CLIP's form: byte pairs of words, the last of which ends in </w>; the start and the end of a text have the two largest ids."""
     start, end = ((token, len(vocabulary) + i) for i, token in enumerate(_CLIP_ENDS))
-    vocabulary |= dict((start, end))
+    vocabulary = vocabulary | dict((start, end))
     tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>", unk_token=_CLIP_ENDS[1]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer.pre_tokenizer = words()
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(_CLIP_ENDS))
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{_CLIP_ENDS[0]} $A {_CLIP_ENDS[1]}", special_tokens=[start, end])
+    return tokenizer
+
+
+def letters() -> dict[str, int]:
+    """The vocabulary of CLIP's form without a merge: each byte, then each byte at the end of a word."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # the order of CLIP's ids
+    return {token: i for i, token in enumerate([*alphabet, *(letter + "</w>" for letter in alphabet)])}
+
+
+def words() -> pre_tokenizers.PreTokenizer:
+    """CLIP's words, as bytes."""
+    return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(_CLIP_ENDS))
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{_CLIP_ENDS[0]} $A {_CLIP_ENDS[1]}", special_tokens=[start, end])
-    return tokenizer
 
 
 def _wordpiece(path: str, text: str) -> tokenizers.Tokenizer:

@@ -8,9 +8,9 @@ from jaxtyping import Array, Bool, Int, UInt8
 
 from bacl_jax.config import Config
 from bacl_jax.models.heads import Heads, Params
-from bacl_jax.models.text import TextTransformer
-from bacl_jax.models.vision import TOWERS
-from bacl_jax.types import Features
+from bacl_jax.models.text import TEXT_TOWERS
+from bacl_jax.models.vision import IMAGE_TOWERS
+from bacl_jax.types import Features, Trunk
 
 
 class Model(Heads):
@@ -29,8 +29,8 @@ class Model(Heads):
         side = size // m.image.patch
         self.grid = (side, side)
         towers = {
-            "towers/image": lambda rngs: TOWERS[m.image.kind](m, size, dtype=dtype, rngs=rngs),
-            "towers/text": lambda rngs: TextTransformer(m, vocab_size, config.data.context_length, dtype=dtype, rngs=rngs),
+            "towers/image": lambda rngs: IMAGE_TOWERS[m.image.kind](m, size, dtype=dtype, rngs=rngs),
+            "towers/text": lambda rngs: TEXT_TOWERS[m.text.kind](m, vocab_size, config.data.context_length, dtype=dtype, rngs=rngs),
         }
         super().__init__(config.objective, m.embed_dim, m.text.width, m.image.width, dtype=dtype, beside=towers)
 
@@ -42,8 +42,20 @@ class Model(Heads):
             params["bias"] = jnp.float32(o.init_bias)
         return params | super().init(key)
 
+    def image_trunk(self, params: Params, images: UInt8[Array, "B S S 3"]) -> Trunk:
+        return self._module(params, "towers/image").trunk(images)
+
+    def text_trunk(self, params: Params, ids: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Trunk:
+        return self._module(params, "towers/text").trunk(ids, mask)
+
+    def finish_image(self, params: Params, trunk: Trunk) -> Features:
+        return self._module(params, "towers/image").finish(trunk)
+
+    def finish_text(self, params: Params, trunk: Trunk, mask: Bool[Array, "B T"]) -> Features:
+        return self._module(params, "towers/text").finish(trunk, mask)
+
     def encode_image(self, params: Params, images: UInt8[Array, "B S S 3"]) -> Features:
-        return self._module(params, "towers/image")(images)
+        return self.finish_image(params, self.image_trunk(params, images))
 
     def encode_text(self, params: Params, ids: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Features:
-        return self._module(params, "towers/text")(ids, mask)
+        return self.finish_text(params, self.text_trunk(params, ids, mask), mask)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from bacl_jax.config import ModelConfig
 from bacl_jax.mesh import AXES, BATCH_AXES
+from bacl_jax.types import Features, Trunk
 
 NEGATIVE = -1e9  # added to a masked attention logit: finite, so that a fully masked row has no NaN gradient
 
@@ -27,6 +28,13 @@ def by_rows(x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
+ACTIVATIONS = {
+    "gelu_tanh": jax.nn.gelu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+
+
 class Linear(nnx.Linear):
     """nnx.Linear of rows: its gradient sums over one dimension, which XLA's CPU compiler does in half the time of two."""
 
@@ -37,16 +45,16 @@ class Linear(nnx.Linear):
 class Attention(nnx.Module):
     """Multi-head attention of queries [B, Q, C] over keys [B, N, Ck]; returns [B, Q, C] and, if asked, the weights [B, H, Q, N].
 
-    A masked key gets weight 0 (exactly, in float32). Softmax in float32. Cost: O(B Q N C); without weights in bfloat16 on a CUDA GPU
-    by cuDNN, whose memory has no Q x N.
+    A masked key gets weight 0 (exactly, in float32); causal: so does a key after its query. Softmax in float32. Cost: O(B Q N C);
+    without weights in bfloat16 on a CUDA GPU by cuDNN, whose memory has no Q x N.
     """
 
-    def __init__(self, width: int, heads: int, *, key_width: int | None = None, dtype, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, *, key_width: int | None = None, causal: bool = False, dtype, rngs: nnx.Rngs):
         if width % heads:
             raise ValueError(f"width {width} is not divisible by heads {heads}")
         init = nnx.initializers.xavier_uniform()
         kw = key_width or width
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.query = Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
         self.key = Linear(kw, width, kernel_init=init, dtype=dtype, rngs=rngs)
         self.value = Linear(kw, width, kernel_init=init, dtype=dtype, rngs=rngs)
@@ -60,6 +68,9 @@ class Attention(nnx.Module):
 
         q, k, v = split(self.query(x)), split(self.key(keys)), split(self.value(keys))
         where = None if mask is None else mask[:, None, None, :]
+        if self.causal:
+            before = jnp.tri(q.shape[1], k.shape[1], dtype=bool)[None, None]
+            where = before if where is None else where & before
         if not weights and jax.default_backend() == "gpu" and q.dtype == jnp.bfloat16:
             y, shown = jax.nn.dot_product_attention(q, k, v, mask=where, implementation="cudnn"), None
         else:
@@ -79,15 +90,16 @@ def attend(q: Float[Array, "B Q H E"], k: Float[Array, "B N H E"], v: Float[Arra
 
 
 class MLP(nnx.Module):
-    """Linear, GELU, Linear."""
+    """Linear, activation (one of ACTIVATIONS), Linear."""
 
-    def __init__(self, width: int, hidden: int, *, out: int | None = None, dtype, rngs: nnx.Rngs):
+    def __init__(self, width: int, hidden: int, *, out: int | None = None, activation: str = "gelu_tanh", dtype, rngs: nnx.Rngs):
         init = nnx.initializers.xavier_uniform()
+        self.activation = activation
         self.up = Linear(width, hidden, kernel_init=init, dtype=dtype, rngs=rngs)
         self.down = Linear(hidden, out or width, kernel_init=init, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... Out"]:
-        return self.down(jax.nn.gelu(self.up(x)))
+        return self.down(ACTIVATIONS[self.activation](self.up(x)))
 
 
 class Block(nnx.Module):
@@ -96,14 +108,27 @@ class Block(nnx.Module):
     Returns the new x and the weights of the attention to the context; None where there is no context.
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: int, *, context_width: int | None = None, dtype, rngs: nnx.Rngs):
-        self.norm_self = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
-        self.self_attention = Attention(width, heads, dtype=dtype, rngs=rngs)
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        *,
+        context_width: int | None = None,
+        causal: bool = False,
+        activation: str = "gelu_tanh",
+        epsilon: float = 1e-6,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        norm = functools.partial(nnx.LayerNorm, width, epsilon=epsilon, dtype=dtype, rngs=rngs)
+        self.norm_self = norm()
+        self.self_attention = Attention(width, heads, causal=causal, dtype=dtype, rngs=rngs)
         if context_width is not None:
-            self.norm_cross = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
+            self.norm_cross = norm()
             self.cross_attention = Attention(width, heads, key_width=context_width, dtype=dtype, rngs=rngs)
-        self.norm_mlp = nnx.LayerNorm(width, dtype=dtype, rngs=rngs)
-        self.mlp = MLP(width, width * mlp_ratio, dtype=dtype, rngs=rngs)
+        self.norm_mlp = norm()
+        self.mlp = MLP(width, round(width * mlp_ratio), activation=activation, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
@@ -120,7 +145,24 @@ class Block(nnx.Module):
         return x + by_rows(self.mlp(self.norm_mlp(x))), weights
 
 
-def run_blocks(blocks: Sequence[Block], x: Float[Array, "B N C"], mask: Bool[Array, "B N"] | None, config: ModelConfig) -> Array:
+class PostNormBlock(nnx.Module):
+    """Transformer block that normalises after each sum: BERT's (arXiv 1810.04805). Called as Block is, without a context."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, *, activation: str, epsilon: float, dtype, rngs: nnx.Rngs):
+        norm = functools.partial(nnx.LayerNorm, width, epsilon=epsilon, dtype=dtype, rngs=rngs)
+        self.self_attention = Attention(width, heads, dtype=dtype, rngs=rngs)
+        self.norm_self = norm()
+        self.mlp = MLP(width, round(width * mlp_ratio), activation=activation, dtype=dtype, rngs=rngs)
+        self.norm_mlp = norm()
+
+    def __call__(self, x: Float[Array, "B N C"], mask: Bool[Array, "B N"] | None = None) -> tuple[Float[Array, "B N C"], None]:
+        x = self.norm_self(by_rows(x) + self.self_attention(x, x, mask)[0])
+        return self.norm_mlp(x + by_rows(self.mlp(x))), None
+
+
+def run_blocks(
+    blocks: Sequence[Block | PostNormBlock], x: Float[Array, "B N C"], mask: Bool[Array, "B N"] | None, config: ModelConfig
+) -> Array:
     """x through all blocks of one shape, with config.remat and config.scan_layers; the value is the same in each case."""
     structure, *_ = nnx.split(blocks[0])
     layers = [nnx.split(block)[1] for block in blocks]
@@ -134,6 +176,20 @@ def run_blocks(blocks: Sequence[Block], x: Float[Array, "B N C"], mask: Bool[Arr
     if not config.scan_layers:
         return functools.reduce(one, layers, x)
     return jax.lax.scan(lambda x, layer: (one(x, layer), None), x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers))[0]
+
+
+class Tower(nnx.Module):
+    """A trunk, which the subclass gives, and a head: a linear map of its pooled output to the embedding, or none."""
+
+    head: nnx.Linear | None
+
+    def trunk(self, *inputs: Any) -> Trunk:
+        raise NotImplementedError
+
+    def finish(self, trunk: Trunk, mask: Bool[Array, "B N"] | None = None) -> Features:
+        """What the tower returns, of what its trunk made."""
+        pooled = trunk.pooled if self.head is None else self.head(trunk.pooled)
+        return Features(pooled=l2_normalise(pooled), tokens=trunk.tokens, mask=mask)
 
 
 def pool(tokens: Float[Array, "B N C"], mask: Bool[Array, "B N"] | None = None) -> Float[Array, "B C"]:

@@ -1,15 +1,18 @@
-"""Text tower: token ids [B, T] to pooled [B, D] and text tokens [B, T, C]."""
+"""Text towers: token ids [B, T] and their mask to pooled [B, D] and text tokens [B, T, C]."""
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Int
 
 from bacl_jax.config import ModelConfig
-from bacl_jax.models.layers import Block, l2_normalise, pool, run_blocks
-from bacl_jax.types import Features
+from bacl_jax.models.bert import BertText
+from bacl_jax.models.clip import ClipText
+from bacl_jax.models.layers import Block, Tower, pool, run_blocks
+from bacl_jax.models.siglip import SiglipText
+from bacl_jax.types import Trunk
 
 
-class TextTransformer(nnx.Module):
+class TextTransformer(Tower):
     """Bidirectional pre-norm transformer with learned positions; pools the mean of the valid tokens."""
 
     def __init__(self, model: ModelConfig, vocab_size: int, context_length: int, *, dtype, rngs: nnx.Rngs):
@@ -22,7 +25,10 @@ class TextTransformer(nnx.Module):
         self.norm = nnx.LayerNorm(c, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(c, model.embed_dim, use_bias=False, dtype=dtype, rngs=rngs)
 
-    def __call__(self, ids: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Features:
+    def trunk(self, ids: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Trunk:
         x = (self.embedding[...][ids] + self.positions[...][None, : ids.shape[1]]).astype(self.dtype)
         x = self.norm(run_blocks(self.blocks, x, mask, self.model))
-        return Features(pooled=l2_normalise(self.head(pool(x, mask))), tokens=x, mask=mask)
+        return Trunk(pooled=pool(x, mask), tokens=x)
+
+
+TEXT_TOWERS = {"transformer": TextTransformer, "clip": ClipText, "siglip": SiglipText, "bert": BertText}

@@ -6,13 +6,11 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from bacl_jax.config import ModelConfig
-from bacl_jax.models.layers import Block, l2_normalise, pool, run_blocks
-from bacl_jax.types import Features
-
-
-def normalise(images: UInt8[Array, "B S S 3"], dtype) -> Float[Array, "B S S 3"]:
-    """uint8 to [-1, 1], on the device."""
-    return (images.astype(jnp.float32) / 127.5 - 1).astype(dtype)
+from bacl_jax.models.clip import ClipImage
+from bacl_jax.models.layers import Block, Tower, pool, run_blocks
+from bacl_jax.models.pixels import Patches, normalise
+from bacl_jax.models.siglip import SiglipImage
+from bacl_jax.types import Trunk
 
 
 class ResidualConv(nnx.Module):
@@ -26,7 +24,7 @@ class ResidualConv(nnx.Module):
         return x + self.conv(jax.nn.gelu(self.norm(x)))
 
 
-class ConvTower(nnx.Module):
+class ConvTower(Tower):
     """Overlapping patch stem, `depth` residual convolutions on the patch grid, as many on a grid half as fine and twice as wide.
 
     The patch tokens are the fine grid's features plus the coarse grid's, projected and repeated, so that a token is local and
@@ -37,7 +35,7 @@ class ConvTower(nnx.Module):
         config = model.image
         c, p = config.width, config.patch
         self.grid = image_size // p
-        self.dtype = dtype
+        self.dtype, self.pixels = dtype, config.pixels
         self.stem = nnx.Conv(3, c, (2 * p, 2 * p), strides=p, dtype=dtype, rngs=rngs)
         self.fine = nnx.List([ResidualConv(c, dtype=dtype, rngs=rngs) for _ in range(config.depth)])
         self.down = nnx.Conv(c, 2 * c, (3, 3), strides=2, dtype=dtype, rngs=rngs)
@@ -47,8 +45,8 @@ class ConvTower(nnx.Module):
         self.norm_tokens = nnx.LayerNorm(c, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(4 * c, model.embed_dim, use_bias=False, dtype=dtype, rngs=rngs)
 
-    def __call__(self, images: UInt8[Array, "B S S 3"]) -> Features:
-        x = self.stem(normalise(images, self.dtype))
+    def trunk(self, images: UInt8[Array, "B S S 3"]) -> Trunk:
+        x = self.stem(normalise(images, self.pixels, self.dtype))
         for block in self.fine:
             x = block(x)
         y = self.down(x)
@@ -58,42 +56,28 @@ class ConvTower(nnx.Module):
         pooled = jnp.concatenate([y.mean((1, 2)), y.max((1, 2))], -1)
         up = self.lateral(y).repeat(2, axis=1).repeat(2, axis=2)[:, : x.shape[1], : x.shape[2]]
         tokens = self.norm_tokens(x + up)
-        return Features(pooled=l2_normalise(self.head(pooled)), tokens=tokens.reshape(x.shape[0], -1, x.shape[-1]))
+        return Trunk(pooled=pooled, tokens=tokens.reshape(x.shape[0], -1, x.shape[-1]))
 
 
-class Patches(nnx.Conv):
-    """nnx.Conv of patches that do not overlap, as one matrix product of rows: [B, S, S, 3] to [B, P, C].
-
-    Its gradient too is one then; as a convolution it takes a CPU a third of a small transformer's whole step.
-    """
-
-    def __call__(self, images: Float[Array, "B S S 3"]) -> Float[Array, "B P C"]:
-        (batch, size, _, colours), (p, *_), width = images.shape, self.kernel_size, self.out_features
-        patches = images.reshape(batch, size // p, p, size // p, p, colours).swapaxes(2, 3).reshape(-1, p * p * colours)
-        assert self.bias is not None
-        kernel, bias = (x[...].reshape(-1, width).astype(patches.dtype) for x in (self.kernel, self.bias))
-        return (patches @ kernel + bias).reshape(batch, -1, width)
-
-
-class ViT(nnx.Module):
+class ViT(Tower):
     """Vision transformer with learned positions and mean pooling (arXiv 2010.11929, 2205.01580)."""
 
     def __init__(self, model: ModelConfig, image_size: int, *, dtype, rngs: nnx.Rngs):
         config, self.model = model.image, model
         c, p = config.width, config.patch
         self.grid = image_size // p
-        self.dtype = dtype
+        self.dtype, self.pixels = dtype, config.pixels
         self.stem = Patches(3, c, (p, p), strides=p, dtype=dtype, rngs=rngs)
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (self.grid**2, c)))
         self.blocks = nnx.List([Block(c, config.heads, config.mlp_ratio, dtype=dtype, rngs=rngs) for _ in range(config.depth)])
         self.norm = nnx.LayerNorm(c, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(c, model.embed_dim, use_bias=False, dtype=dtype, rngs=rngs)
 
-    def __call__(self, images: UInt8[Array, "B S S 3"]) -> Features:
-        x = self.stem(normalise(images, self.dtype))
+    def trunk(self, images: UInt8[Array, "B S S 3"]) -> Trunk:
+        x = self.stem(normalise(images, self.pixels, self.dtype))
         x = x + self.positions.astype(x.dtype)[None]
         x = self.norm(run_blocks(self.blocks, x, None, self.model))
-        return Features(pooled=l2_normalise(self.head(pool(x))), tokens=x)
+        return Trunk(pooled=pool(x), tokens=x)
 
 
-TOWERS = {"conv": ConvTower, "vit": ViT}
+IMAGE_TOWERS = {"conv": ConvTower, "vit": ViT, "clip": ClipImage, "siglip": SiglipImage}

@@ -62,6 +62,7 @@ class Loop:
     rows:      of the training source.
     tokenizer: its JSON, saved with each checkpoint.
     evaluate:  None: the run is never evaluated.
+    begin:     what a run that has no checkpoint makes of its fresh state, such as published weights in place of random ones.
     statistics: of the data read before a step, for its line in the log.
     stages:    where the readers of the batches spend their time.
     headline:  the result that is shown and, with train.keep_best, the one by which the best checkpoint is chosen; more is better.
@@ -75,6 +76,7 @@ class Loop:
     tokenizer: dict[str, Any]
     evaluate: Evaluate | None = None
     headline: str | None = None
+    begin: Callable[[TrainState], TrainState] = lambda state: state
     statistics: Callable[[int], Mapping[str, float]] = lambda step: {}
     stages: Stages = dataclasses.field(default_factory=Stages)
 
@@ -107,7 +109,7 @@ class Loop:
         restored = self.checkpoints.restore(self.trainer.abstract_state(), self.rows)
         partners = PartnerLists()
         if restored is None:
-            return self.trainer.init(self.config.seed), Position(), partners
+            return self.begin(self.trainer.init(self.config.seed)), Position(), partners
         if self.config.objective.bns.draws_partners:  # the next list is made of the bank's rows
             check_rows(f"the memory bank of step {restored.position.step}", np.asarray(to_host(restored.state.bank.index)), self.rows)
         for one in restored.partners:

@@ -1,10 +1,12 @@
 """The train step: encode, BACL, update, bank. Pure functions of a TrainState, jitted once over a mesh."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
@@ -19,7 +21,7 @@ from bacl_jax.objective.contrast import check_tiles
 from bacl_jax.objective.partners import partner_lists
 from bacl_jax.objective.shards import ONE_DEVICE, Shards
 from bacl_jax.optim import groups, make_optimizer
-from bacl_jax.partition import follow, shardings
+from bacl_jax.partition import follow, named_leaves, shardings
 from bacl_jax.train.state import TrainState
 from bacl_jax.types import Batch, Features
 
@@ -47,6 +49,20 @@ class Trainer:
     def init(self, seed: int) -> TrainState:
         """A fresh state on the mesh; equal for equal seeds, on any mesh."""
         return jax.jit(self._init, out_shardings=self.shardings)(jax.random.key(seed))
+
+    def with_weights(self, state: TrainState, weights: Mapping[str, np.ndarray]) -> TrainState:
+        """The state with other values of some parameters, by path; the average begins with them, too. KeyError for an unknown path."""
+        if unknown := set(weights) - {name for name, _ in named_leaves(state.params)}:
+            raise KeyError(f"no parameters: {', '.join(sorted(unknown))}")
+
+        def replaced(tree: Any) -> Any:
+            leaves = [
+                jax.make_array_from_callback(leaf.shape, leaf.sharding, weights[name].__getitem__) if name in weights else leaf
+                for name, leaf in named_leaves(tree)
+            ]
+            return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+        return dataclasses.replace(state, params=replaced(state.params), ema=replaced(state.ema))
 
     def abstract_state(self) -> Any:
         """Shapes, types and shardings of the state, without computing it: what a restore aims at."""
