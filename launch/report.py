@@ -17,8 +17,9 @@ from bacl_jax.config import ConfigError
 from bacl_jax.eval import page
 from bacl_jax.eval.examples import gather
 from bacl_jax.eval.page_record import read
-from bacl_jax.eval.restore import restore
+from bacl_jax.eval.restore import Restored, restore
 from bacl_jax.eval.retrieval import Embeddings
+from bacl_jax.train.checkpoint import CheckpointError
 from launch import command
 from launch.session import Run
 
@@ -34,12 +35,19 @@ def main() -> None:
         read(workdir)  # a wrong name ends it before the model is looked at
     examples = None
     if MODEL.value:
-        found = restore(WORKDIR.value)
+        found = _restored(WORKDIR.value)
         run = Run(found.config, found.dataset, found.tokenizer, found.trainer)
         if split := run.reported_split():
             model = found.trainer, found.params, found.dataset, found.tokenizer, found.config
             examples = gather(Embeddings(*model, split, show_progress=True), found.step)
     print(page.write(WORKDIR.value, examples, COMPARE.value))
+
+
+def _restored(workdir: str) -> Restored:
+    try:
+        return restore(workdir)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; --model=False makes the page without the model") from error
 
 
 if __name__ == "__main__":

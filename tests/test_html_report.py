@@ -252,15 +252,18 @@ def test_what_cannot_be_read_is_left_out_and_told(tmp_path):
     workdir = write_run(tmp_path / "run", steps=3)
     log = workdir / "metrics.jsonl"
     whole = log.read_text()
-    broken = '[1]\nnonsense\n\xff{}\n{"step": "5"}\n{"step": 6, "lo'
+    log.write_text(whole + f'{{"step": 5, "loss": {10**400}, "alpha": "high"}}\n')
+    assert "Step 3. total: 1.667" in Page(page.write(workdir).read_text(encoding="utf-8")).text()
+    broken = '{"step": NaN}\n{"step": 1e999}\n[1]\nnonsense\n\xff{}\n{"step": "5"}\n{"step": 6, "lo'
     log.write_text(whole + '{"step": 4, "loss": NaN, "alpha": Infinity}\n' + broken, encoding="latin-1")
     files = {"empty": "", "list": "[]", "text": '{"task": "x", "step": 1, "metrics": "high"}', "cut": '{"task": "retr'}
+    files["far"] = '{"task": "x", "step": 1e999, "metrics": {}}'
     for name, content in files.items():
         (workdir / "eval" / "40" / f"{name}.json").write_text(content)
     result(workdir, 40, "probe", {"accuracy": None, "loss": "?"})
     shown = Page(page.write(workdir).read_text(encoding="utf-8"))
     text = shown.text()
-    assert "metrics.jsonl: 5 of 9 lines are not whole and were left out." in text
+    assert "metrics.jsonl: 7 of 11 lines are not whole and were left out." in text
     for name in files:
         assert f"eval/40/{name}.json: not a result as an evaluation writes it; left out." in text
     assert shown.table("accuracy", "loss", "step 40") == [["", "step 40"], ["accuracy", "–"], ["loss", "–"]]

@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 WIDTH, HEIGHT = 360, 220  # of the view box
 LEFT, RIGHT, TOP, BOTTOM = 44, 350, 10, 190  # edges of the plotted area
+LARGEST = 1e200  # beyond it a number is none: differences of such must be finite
 MOST = 400  # points of a line; of more, the smallest and the largest of each stretch are drawn
 ROWS = 20  # of a chart's table at most
 FEW = 30  # points of a line up to which each is marked
@@ -68,7 +69,8 @@ def line(records: Records, name: str, label: str) -> Line | None:
 
 
 def finite(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    """A number that can be drawn, else None: what is read may hold anything."""
+    return float(value) if isinstance(value, int | float) and abs(value) < LARGEST else None
 
 
 def chart(key: str, title: str, description: str, lines: Sequence[Line | None], *, band: bool = False, log_y: bool = False) -> Chart | None:
@@ -164,8 +166,9 @@ def _thinned(one: Line) -> Line:
 
 
 def _latest(lines: Sequence[Line]) -> str:
-    step = max(step for one in lines for step in one.steps)
-    values = [f"{one.label}: {number(one.values[-1])}" for one in lines if one.steps[-1] == step]
+    tables = [{step: value for step, value in zip(one.steps, one.values, strict=True) if value is not None} for one in lines]
+    step = max(max(table) for table in tables if table)
+    values = [f"{one.label}: {number(table[step])}" for one, table in zip(lines, tables, strict=True) if step in table]
     return f"Step {step:,.0f}. {'; '.join(values)}"
 
 

@@ -85,7 +85,7 @@ def _result(path: Path, folder: Path) -> Result | None:
         metrics = {str(name): finite(value) for name, value in entry["metrics"].items()}
         subfolder = "/".join(path.relative_to(folder).parts[1:-1])
         return Result(str(entry["task"]), str(entry.get("data", "")), int(entry["step"]), subfolder, metrics)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
 
 

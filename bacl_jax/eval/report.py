@@ -133,7 +133,8 @@ def _record(line: str) -> dict[str, Any] | None:
         record = json.loads(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int | float) else None
+    step = record.get("step") if isinstance(record, dict) else None
+    return record if isinstance(step, int | float) and 0 <= step < 2**53 else None
 
 
 def training_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> Path:
