@@ -18,7 +18,8 @@ from bacl_jax.config import Config, changed_fields, flatten, from_config_dict
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "configs"
 LAION = ("laion400m_vitb16_bacl", "laion400m_vitb32_clip", "laion400m_vitl14_bacl")
-NAMES = ("emoji_clip", "emoji_bacl", "emoji_bns", "emoji_cla", "emoji_bacl_paper", "manifest", "webdataset", "mixture", "emoji_vit_bacl", *LAION)
+EMOJI = ("emoji_clip", "emoji_bacl", "emoji_bns", "emoji_cla", "emoji_bacl_paper")
+NAMES = (*EMOJI, "emoji_vit_bacl", "manifest", "webdataset", "mixture", *LAION)
 SHARED = {"base", "laion400m"}  # parts of others, no runs
 
 
