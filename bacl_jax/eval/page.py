@@ -17,7 +17,7 @@ from bacl_jax.eval import page_charts
 from bacl_jax.eval.examples import Examples
 from bacl_jax.eval.page_attention import views
 from bacl_jax.eval.page_charts import Chart, Line
-from bacl_jax.eval.page_record import Record, Table, bases, grouped, is_count, is_score, label, read, shown, task_table
+from bacl_jax.eval.page_record import Record, Table, bases, grouped, heading, is_count, is_score, label, read, shown, task_table
 from bacl_jax.eval.report import EVAL_PANEL
 
 # title, what it shows, (metric, label); beside the losses and evaluations
@@ -229,7 +229,6 @@ def result_tables(runs: Mapping[str, Record]) -> list[Table]:
             if is_score(name) and len(numbers) > 1:
                 strong |= {(row, column) for column, value in enumerate(values) if value == max(numbers)}
         heads = [f"{text}, step {each[key].step:,}" if key in each else text for text, each in zip(runs, newest, strict=True)]
-        caption = " ".join(part for part in (key[0], "on", key[1], key[2]) if part)
         columns = len(heads) + 1 + any(name.endswith("_chance") for name in known)
-        tables.append(Table(caption, ("", *heads, "chance")[:columns], tuple(row[:columns] for row in rows), frozenset(strong)))
+        tables.append(Table(heading(*key), ("", *heads, "chance")[:columns], tuple(row[:columns] for row in rows), frozenset(strong)))
     return tables

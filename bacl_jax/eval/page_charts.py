@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 WIDTH, HEIGHT = 360, 220  # of the view box
-LEFT, RIGHT, TOP, BOTTOM = 44, 350, 10, 190  # edges of the plotted area
+LEFT, RIGHT, TOP, BOTTOM = 44, 344, 10, 190  # edges of the plotted area
 LARGEST = 1e200  # beyond it a number is none: differences of such must be finite
 MOST = 400  # points of a line; of more, the smallest and the largest of each stretch are drawn
 ROWS = 20  # of a chart's table at most

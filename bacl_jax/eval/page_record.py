@@ -106,6 +106,10 @@ def bases(metrics: Mapping[str, Any]) -> list[str]:
     return list(names)
 
 
+def heading(task: str, data: str, subfolder: str) -> str:
+    return task + (f" ({subfolder})" if subfolder else "") + (f" on {data}" if data else "")
+
+
 def task_table(results: list[Result]) -> Table:
     """One task on one data set: a row a metric, a column a step, then what stands beside it at the newest step: chance, blind and so on."""
     newest = results[-1]
@@ -119,9 +123,7 @@ def task_table(results: list[Result]) -> Table:
         )
         for name in names
     )
-    split = f" ({newest.subfolder})" if newest.subfolder else ""
-    caption = f"{newest.task}{split} on {newest.data}" if newest.data else newest.task + split
-    return Table(caption, ("", *(f"step {result.step:,}" for result in results), *beside), rows)
+    return Table(heading(newest.task, newest.data, newest.subfolder), ("", *(f"step {result.step:,}" for result in results), *beside), rows)
 
 
 def label(name: str) -> str:
@@ -143,8 +145,9 @@ def is_count(name: str) -> bool:
 
 
 def is_score(name: str) -> bool:
-    """Whether more is better: a share of right answers in percent."""
-    return not is_count(name) and "median_rank" not in name and name not in ("unknown_tokens", "cut_captions")
+    """Whether more is better: a share of right answers in percent. (`ael_token` is high for any network.)"""
+    other = ("median_rank", "ael_token", "unknown_tokens", "cut_captions")
+    return not is_count(name) and not any(word in name for word in other)
 
 
 def shown(name: str, value: float | None) -> str:
