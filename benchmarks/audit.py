@@ -131,7 +131,7 @@ def scores_of(workdir: str, split: str) -> tuple[list[str], dict[int, audit.Scor
     keys: list[str] = []
     with Checkpoints(workdir, read_only=True) as checkpoints:
         for step in checkpoints.steps():
-            _, params = checkpoints.restore_params(run.trainer.abstract_state().params, step)
+            _, params = checkpoints.restore_params(run.trainer.abstract_params(), step)
             pairs = corpus.read(run.trainer, params, run.tokenizer, source, run.config)
             scores[step] = audit.scores(pairs, *pictures_and_captions(pairs, run.config.eval.audit.k))
             keys = [pairs.keys[i] for i in pairs.image]

@@ -32,7 +32,7 @@ def data() -> ConfigDict:
     data.split = "train"  # tfds: split of the data set, such as train[:90%]
     data.vendors = ("Goog", "Twtr")  # emoji: image sets to use; others than these two have restrictive licences
     data.language = "en"  # emoji: caption language, one of the 14 of the package `emoji`
-    data.holdout = "compositional"  # emoji: kept out of training; compositional: captions made of known words; vendor: image sets
+    data.holdout = "compositional"  # emoji: kept out: captions of known words; words: those with words of their own; vendor: image sets
     data.holdout_vendors = ("Twtr",)  # emoji, holdout = vendor: those of `vendors` kept for the test
     data.holdout_seed = 0  # emoji: draws the held-out captions; not tied to `seed`, so that runs share them
     data.validation_captions = 200  # emoji: held-out captions for tuning

@@ -18,7 +18,6 @@ from bacl_jax.eval import page
 from bacl_jax.eval.examples import gather
 from bacl_jax.eval.page_record import read
 from bacl_jax.eval.restore import Restored, restore
-from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.train.checkpoint import CheckpointError
 from launch import command
 from launch.session import Run
@@ -36,10 +35,9 @@ def main() -> None:
     examples = None
     if MODEL.value:
         found = _restored(WORKDIR.value)
-        run = Run(found.config, found.dataset, found.tokenizer, found.trainer)
+        run = Run(found.config, lambda: found.dataset, found.tokenizer, found.trainer)
         if split := run.reported_split():
-            model = found.trainer, found.params, found.dataset, found.tokenizer, found.config
-            examples = gather(Embeddings(*model, split, show_progress=True), found.step)
+            examples = gather(run.embeddings(found.params, split), found.step)
     print(page.write(WORKDIR.value, examples, COMPARE.value))
 
 

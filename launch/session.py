@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,19 @@ HEAD_STEPS = 500  # of the cross-modal head that localisation gets for a model w
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A config with everything that it names, ready to train or to evaluate."""
+    """A config with everything that it names, ready to train or to evaluate. read: gives the data, once they are needed."""
 
     config: Config
-    dataset: DataSet
+    read: Callable[[], DataSet]
     tokenizer: Tokenizer
     trainer: Trainer
     faults: Faults | None = None
     stages: Stages = dataclasses.field(default_factory=Stages)
+    _embeddings: dict[str, Embeddings] = dataclasses.field(default_factory=dict, init=False)
+
+    @functools.cached_property
+    def dataset(self) -> DataSet:
+        return self.read()
 
     def loop(self, checkpoints: Checkpoints) -> Loop:
         """The training loop over this run's data, evaluated on eval.split where the data has rows there."""
@@ -149,25 +154,33 @@ class Run:
         (Path(workdir) / "done").touch()
 
     def report(
-        self, workdir: str | os.PathLike[str], params: Any, step: int, tasks: Sequence[str], split: str, plots: str = "plots"
+        self, workdir: str | os.PathLike[str], params: Any, step: int, tasks: Sequence[str], split: str, plots: str | None = "plots"
     ) -> None:
-        """Writes DIR/eval/<step>/<task>.json, DIR/<plots> and DIR/report, prints the results as a table and where the files are.
+        """Writes DIR/eval/<step>/<task>.json, DIR/<plots> (None: no plots) and DIR/report, prints results as a table and where files are.
 
         Another split than the reported one goes to DIR/eval/<step>/<split>/ and makes no plots; plots elsewhere come without a page.
         """
         suite.check_tasks(tasks)
         params = jax.device_put(params)
-        embeddings = Embeddings(self.trainer, params, self.dataset, self.tokenizer, self.config, split, show_progress=True)
+        embeddings = self.embeddings(params, split)
         results = {task: suite.TASKS[task](embeddings, **self.options(task, params)) for task in tasks}
         main, described = split == self.reported_split(), f"{self.config.data.kind}/{split}"
         subfolder = "" if main else split  # the results of another split do not replace those of the report
         paths = suite.write(workdir, step, results, config_sha256=sha256(self.config), data=described, subfolder=subfolder)
         print(f"step {step}, {split} split of {self.dataset.description}")
         report.print_tables(results)
-        pictures = report.write_plots(workdir, embeddings, plots) if main and self.config.eval.plots else []
+        pictures = report.write_plots(workdir, embeddings, plots) if main and plots and self.config.eval.plots else []
         if pictures and plots == "plots":
             pictures.append(page.write(workdir, gather(embeddings, step)))
         print("\n".join(map(str, [*paths, *pictures])))
+
+    def embeddings(self, params: Any, split: str) -> Embeddings:
+        """Of a split; what does not depend on the parameters is computed for the first of them."""
+        before = self._embeddings.get(split)
+        if before is None:
+            before = Embeddings(self.trainer, params, self.dataset, self.tokenizer, self.config, split, show_progress=True)
+        self._embeddings[split] = found = before.with_params(params)
+        return found
 
     def benchmarks(self, workdir: str | os.PathLike[str], params: Any, step: int, tasks: Sequence[str]) -> None:
         """Tasks on data of their own: DIR/eval/<step>/<task>.json, and in DIR/eval/<step>/<task> the list of what was not scored."""
@@ -197,7 +210,7 @@ class Run:
             steps = audited_steps(checkpoints.steps(), config.eval.audit.steps, step)
 
             def read(step: int) -> corpus.Corpus:
-                _, params = checkpoints.restore_params(self.trainer.abstract_state().params, step)
+                _, params = checkpoints.restore_params(self.trainer.abstract_params(), step)
                 return corpus.read(self.trainer, jax.device_put(params), self.tokenizer, source, config, show_progress=True)
 
             reads = [functools.partial(read, one) for one in steps]
@@ -286,7 +299,7 @@ def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
     if jax.process_index() == 0:  # every process opens the same files
         for name, errors in dataset.left_out_by_part().items():
             faults.opened(name, errors)
-    return Run(config, dataset, tokenizer, trainer, faults)
+    return Run(config, lambda: dataset, tokenizer, trainer, faults)
 
 
 def _tokenizer(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Tokenizer:

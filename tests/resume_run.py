@@ -55,7 +55,7 @@ def main(workdir, steps):
         claim_workdir(workdir, config)
         dataset = synthetic.load(config.data)
         tokenizer = Tokenizer.train([dataset.captions[i] for i in dataset.train_caption], config.data)
-        run = Run(config, dataset, tokenizer, build(config, tokenizer.vocab_size, make_mesh(config.mesh)))
+        run = Run(config, lambda: dataset, tokenizer, build(config, tokenizer.vocab_size, make_mesh(config.mesh)))
         with Checkpoints(workdir) as checkpoints:
             outcome = run.loop(checkpoints).run(preemption)
             print(outcome.status, outcome.position.step, flush=True)

@@ -129,6 +129,54 @@ def test_evaluation_reads_the_average_alone(workdir, trainer):
             checkpoints.restore_params(trainer.abstract_state().params, 4)
 
 
+@pytest.mark.parametrize("damage", ["delete", "truncate"])
+@pytest.mark.parametrize("ema", [True, False])
+def test_evaluation_needs_no_other_item(tmp_path, ema, damage):
+    trainer, read = FakeTrainer(ema=ema), "ema" if ema else "params"
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(advanced(trainer, 5), Position(5), PARTNERS, CONFIG, TOKENIZER)
+    folder = tmp_path / "checkpoints" / "5"
+    others = {path.name for path in folder.iterdir() if path.is_dir()} - {read, "tokenizer"}
+    assert {"opt_state", "bank", "rng", "counters", "partners", "position", "config"} <= others
+    for name in others:
+        if damage == "delete":
+            shutil.rmtree(folder / name)
+        for path in folder.glob(f"{name}/**/*"):
+            if path.is_file():
+                path.write_bytes(b"")
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        state = advanced(trainer, 5)
+        assert_same(checkpoints.restore_params(trainer.abstract_state().params), (5, state.ema if ema else state.params))
+        assert checkpoints.read_json("tokenizer") == TOKENIZER
+        with pytest.warns(UserWarning, match="is ignored: "), pytest.raises(CheckpointError, match="no readable checkpoint"):
+            checkpoints.checked_step(None)
+
+
+def test_a_lost_average_is_not_replaced_by_the_parameters(workdir, trainer):
+    shutil.rmtree(workdir / "checkpoints" / "5" / "ema")
+    with Checkpoints(workdir, read_only=True) as checkpoints, pytest.warns(UserWarning, match=r"5 is ignored: ema/.* is missing"):
+        assert checkpoints.restore_params(trainer.abstract_state().params)[0] == 3
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_read(workdir, trainer, monkeypatch):
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+
+        def remove(step, args):
+            shutil.rmtree(workdir / "checkpoints" / str(step))
+            raise ValueError("NOT_FOUND: Error opening a file")
+
+        monkeypatch.setattr(checkpoints._manager, "restore", remove)
+        with pytest.raises(CheckpointError, match=r"checkpoints/5 cannot be read: it is not there any more"):
+            checkpoints.restore_params(trainer.abstract_state().params)
+
+        def fail(step, args):
+            raise ValueError("something else")
+
+        monkeypatch.setattr(checkpoints._manager, "restore", fail)
+        with pytest.raises(ValueError, match="something else"):
+            checkpoints.restore_params(trainer.abstract_state().params)
+
+
 def test_sums_are_those_of_sha256sum(workdir):
     for step in ("3", "5"):
         done = subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=workdir / "checkpoints" / step, check=False)
@@ -211,11 +259,11 @@ def test_a_full_disk_is_one_line_that_says_what_is_there(workdir, trainer, monke
 
 
 def test_read_only_leaves_everything_in_place(workdir, trainer):
-    os.truncate(workdir / "checkpoints" / "5" / "position" / "metadata", 3)
+    os.truncate(workdir / "checkpoints" / "5" / "ema" / "manifest.ocdbt", 3)
     before = files_of_items(workdir)
     with (
         Checkpoints(workdir, read_only=True) as checkpoints,
-        pytest.warns(UserWarning, match="5 is ignored: position/metadata has changed"),
+        pytest.warns(UserWarning, match="5 is ignored: ema/manifest.ocdbt has changed"),
     ):
         assert checkpoints.restore_params(trainer.abstract_state().params)[0] == 3
     assert files_of_items(workdir) == before

@@ -28,6 +28,7 @@ DOCUMENTS = sorted(
     name for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")) if (name := str(path.relative_to(ROOT))) not in GENERATED
 )
 TOPS = ("bacl_jax/", "examples/", "launch/", "configs/", "tests/", "docs/", ".ci/")
+SWITCHES = ("--again", "--follow")
 FILE = re.compile(r"[\w./-]+\.(py|md|toml|txt)")
 SMALL = (
     *(f"--config.model.{name}=8" for name in ("embed_dim", "image.width", "text.width")),
@@ -95,7 +96,7 @@ def test_commands_parse(name):
         for argument in command[3:]:
             flag, _, value = argument.partition("=")
             assert flag.startswith("--"), f"{name}: {argument}"
-            assert value, f"{name}: {argument}"
+            assert value or flag in SWITCHES, f"{name}: {argument}"
             if flag.startswith("--config."):
                 assert flag.removeprefix("--config.") in fields, f"{name}: {argument}"
             else:

@@ -11,6 +11,7 @@ import pytest
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import emoji, load
 from bacl_jax.data.source import DataError
+from bacl_jax.data.tokenizer import Tokenizer
 
 CONFIG = DataConfig()
 
@@ -90,6 +91,42 @@ def test_compositional_hold_out(rows, seed):
     assert min(known[word] for name in ("validation", "test") for caption in captions[name] for word in caption.split()) >= 2
     assert splits == emoji.split_rows(rows, _with(holdout_seed=seed))
     assert splits != emoji.split_rows(rows, _with(holdout_seed=seed + 1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hold_out_of_words(rows, seed):
+    """Each held-out caption has a word that is in no caption of the other splits, and a tokenizer of words does not know it."""
+    config = _with(holdout="words", holdout_seed=seed)
+    splits = emoji.split_rows(rows, config)
+    captions = {name: {row.caption for row, split in zip(rows, splits, strict=True) if split == name} for name in set(splits)}
+    assert (len(captions["validation"]), len(captions["test"])) == (200, 400)
+    words, drawn = emoji.held_out_words([row.caption for row in rows], (200, 400), seed)
+    assert drawn == [captions["validation"], captions["test"]]
+    everything = Counter(word for caption in set().union(*captions.values()) for word in emoji.words_of(caption))
+    assert {count for held in words for word, count in everything.items() if word in held} <= set(range(1, 21))
+    for name, held in zip(("validation", "test"), words, strict=True):
+        assert all(emoji.words_of(caption) & held for caption in captions[name])
+        others = set().union(*(found for other, found in captions.items() if other != name))
+        assert not any(emoji.words_of(caption) & held for caption in others)
+    training = [row.caption for row, split in zip(rows, splits, strict=True) if split == "train"]
+    tokenizer = Tokenizer.train(training, config)
+    ids, _ = tokenizer.encode(sorted(captions["validation"] | captions["test"]))
+    assert (ids == tokenizer.unk_id).any(axis=1).all()
+    assert splits == emoji.split_rows(rows, config)
+    assert splits == emoji.split_rows(rows[::-1], config)[::-1]
+    assert splits != emoji.split_rows(rows, _with(holdout="words", holdout_seed=seed + 1))
+
+
+def test_words_are_drawn_while_they_fit():
+    captions = ["red fox", "red (fox)", "fox’s den", "blue owl", "owl", "grey cat", "a dog", "a hen", "a cow"]
+    words, (validation, test) = emoji.held_out_words(captions, (2, 3), 0)
+    assert (len(validation), len(test)) <= (2, 3)
+    assert not validation & test
+    for held, drawn in zip(words, (validation, test), strict=True):
+        assert drawn == {caption for caption in captions if emoji.words_of(caption) & held}
+    assert emoji.held_out_words(captions, (0, 0), 0) == ([set(), set()], [set(), set()])
+    with pytest.raises(ConfigError, match=r"data.test_captions = 1: no word in at most 1 of the 2 captions is left for it"):
+        emoji.held_out_words(["dog house", "house dog"], (2, 1), 0)
 
 
 def test_hold_out_does_not_depend_on_the_language_order_of_vendors(rows):

@@ -15,9 +15,11 @@ from safetensors.numpy import load_file, save_file
 
 from bacl_jax import interop
 from bacl_jax.config import ConfigError
+from bacl_jax.data.files import located
+from bacl_jax.data.source import DataError
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.interop import card, export
-from bacl_jax.interop.files import locate, open_weights
+from bacl_jax.interop.files import open_weights
 from bacl_jax.interop.pretrained import resized_grid
 from bacl_jax.mesh import make_mesh, to_host
 from bacl_jax.models import Model
@@ -258,10 +260,10 @@ def test_weights_in_several_files_and_in_half_precision(hf, params, tokenizer):
 
 
 def test_a_place_in_an_installed_package():
-    assert locate("package:bacl_jax/interop").joinpath("files.py").is_file()
+    assert located("package:bacl_jax/interop").joinpath("files.py").is_file()
     for place in ("package:no_such_package/model", "package:../x"):
-        with pytest.raises(ConfigError, match="no Python package"):
-            locate(place)
+        with pytest.raises(DataError, match="no Python package"):
+            open_weights(place)
     with pytest.raises(ConfigError, match="cannot be read"):
         open_weights("no/such/folder")
 

@@ -151,6 +151,7 @@ def test_an_audit_writes_lists_and_pictures(finished):
 
 
 def test_benchmarks_in_their_published_files(finished, manifest, tmp_path):
+    """Without the data that the run was trained on."""
     workdir, _ = finished
     line = {"id": 0, "image_0": "red4", "image_1": "blue4", "caption_0": "red bar", "caption_1": "blue bar", "collapsed_tag": "Object"}
     missing = line | {"id": 1, "image_0": "nowhere"}
@@ -163,6 +164,7 @@ def test_benchmarks_in_their_published_files(finished, manifest, tmp_path):
         f"--workdir={workdir}",
         "--step=4",
         "--tasks=winoground,classification",
+        "--config.data.path=elsewhere.csv",
         f"--config.eval.winoground.path={tmp_path}",
         f"--config.eval.winoground.images={manifest.parent}",
         f"--config.eval.classification.path={tmp_path / 'colours'}",
@@ -193,6 +195,8 @@ def test_benchmarks_in_their_published_files(finished, manifest, tmp_path):
         ([], "--workdir must be given"),
         (["--workdir=/nowhere"], "--workdir=/nowhere is no workdir of a run"),
         (["--workdir={run}", "--step=3"], "no readable checkpoint of step 3"),
+        (["--workdir={run}", "--step=last"], "--step=last: must be a step, steps with commas between them, all or best; there are"),
+        (["--workdir={run}", "--step=all", "--follow"], "--step=all: --follow evaluates every step"),
         (["--workdir={run}", "--tasks=vqa"], "vqa; allowed: retrieval, halftrue, localization, audit"),
         (["--workdir={run}", "--tasks=audit", "--config.eval.audit.steps=(1,)"], "eval.audit.steps: no checkpoint of step 1; there are"),
         (["--workdir={run}", "--tasks=audit", "--config.eval.audit.k=0"], "config.eval.audit.k"),

@@ -1,10 +1,16 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+import tiny
 from eval_fakes import CONFIG, Tokenizer, Trainer, dataset, unit
 
-from bacl_jax.config import ConfigError
+from bacl_jax.config import ConfigError, EvalConfig
+from bacl_jax.data import tokenizer
+from bacl_jax.data.source import ArraySource, assemble
 from bacl_jax.eval import retrieval as R
+from bacl_jax.train.step import build
 
 
 def reference(queries, gallery, positives, k):
@@ -145,3 +151,42 @@ def test_training_images_are_encoded_only_when_asked_for():
     assert trainer.encoded_images == 32
     assert "t2i_R@1" in found
     assert "t2i_R@1_all" not in found
+
+
+def test_captions_that_are_the_same_tokens_earn_chance():
+    """Real towers and a tokenizer that knows none of the test's words: its captions are one row of tokens, in several batches."""
+    config = dataclasses.replace(tiny.plain(), eval=EvalConfig(batch_size=8, chunk=8))
+    known, unseen = [f"red {word}" for word in "abcd"], [f"{word} {word}" for word in "efghijklmnopqrstuvw"]
+    captions = known + unseen
+    images = list(np.random.default_rng(0).integers(0, 256, (len(captions), 32, 32, 3), np.uint8))
+    data = assemble(
+        name="unseen",
+        description="words never seen",
+        make_source=lambda rows: ArraySource(
+            [images[i] for i in rows], [captions[i] for i in rows], [captions[i].replace(" ", "") for i in rows]
+        ),
+        row_captions=captions,
+        row_splits=["train"] * len(known) + ["test"] * len(unseen),
+        skipped={},
+    )
+    words = tokenizer.Tokenizer.train(known, config.data)
+    trainer = build(config, words.vocab_size, tiny.one_device())
+    found = R.retrieval(R.Embeddings(trainer, trainer.init(0).params, data, words, config, "test"))
+    n = len(unseen)
+    for k in (1, 5, 10):
+        assert found[f"i2t_R@{k}"] == pytest.approx(100 * k / n)
+    assert found["i2t_median_rank"] == (n + 1) / 2
+    assert found["i2t_R@1_all"] <= 100 / n + 1e-9
+    for suffix in ("", "_all"):
+        assert found[f"t2i_R@1{suffix}"] <= 100 / n + 1e-9  # one picture is first for all of them
+
+
+def test_what_does_not_depend_on_the_parameters_is_computed_once():
+    data = dataset([0, 1, 2], total=4)
+    params = {"z": np.eye(4, dtype=np.float32)[:3], "w": np.eye(4, dtype=np.float32)}
+    first = R.Embeddings(Trainer(), params, data, Tokenizer(), CONFIG, "test")
+    other = first.with_params({"z": params["z"][::-1], "w": params["w"]})
+    assert other.tokens is first.tokens
+    assert first.anchors is other.anchors
+    assert other.once("a number", lambda: 3) == first.once("a number", lambda: 4) == 3
+    np.testing.assert_array_equal(other.images, first.images[::-1])

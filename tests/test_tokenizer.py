@@ -213,6 +213,14 @@ def test_padding_and_cut_of_a_tokenizer_json_become_ours(tmp_path):
     assert tokenizer.encode(["red blue s '"])[0].tolist() == [[2, 5, 6, 10, 9, 3, 4, 4]]
 
 
+def test_a_tokenizer_json_that_puts_nothing_before_a_text(tmp_path):
+    """SigLIP's has an end alone."""
+    tokenizer = of_file(json_file(tmp_path, lambda fields: fields["post_processor"]["single"].pop(0)), len(vocabularies.PIECES))
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (None, 3)
+    assert tokenizer.encode(["red blue s '"])[0].tolist() == [[5, 6, 10, 9, 3, 0, 0, 0]]
+    assert tokenizer.encode([""])[1].sum() == 1
+
+
 def test_ids_with_holes(tmp_path):
     path = json_file(tmp_path, lambda fields: fields["model"]["vocab"].update(cafe=90))
     assert of_file(path, 91).encode(["cafe"])[0].max() == 90
@@ -264,8 +272,8 @@ def test_a_damaged_vocabulary_is_told(tmp_path, content, said):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda fields: fields.update(post_processor=None), "no single token before and after a text"),
-        (lambda fields: fields["post_processor"]["single"].pop(), "no single token before and after a text"),
+        (lambda fields: fields.update(post_processor=None), "no single token after a text"),
+        (lambda fields: fields["post_processor"]["single"].pop(), "no single token after a text"),
         (lambda fields: fields["model"].update(unk_token="[none]"), r"what is unknown, '\[none\]', is not in its vocabulary"),
         (lambda fields: fields["post_processor"]["special_tokens"].pop("[SEP]"), "."),
         (

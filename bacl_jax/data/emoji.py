@@ -31,7 +31,9 @@ log = logging.getLogger("bacl_jax")
 OPEN_VENDORS = ("Goog", "Twtr")
 RESTRICTED_VENDORS = ("Appl", "FB", "Joy", "Sams", "Wind")
 LICENCE_NOTE = f"{', '.join(OPEN_VENDORS)} have open licences; {', '.join(RESTRICTED_VENDORS)} do not, check that your use is allowed"
+RARE = 20  # captions with a word that may be held out: in more of them are the words of grammar, skin tones, gender
 _FILE_NAME = re.compile(r"(U\+[0-9A-F]{1,6}(?:-U\+[0-9A-F]{1,6})*)\.png")
+_WORD = re.compile(r"\w+")
 _THREADS = 4
 
 
@@ -128,16 +130,56 @@ def held_out_captions(captions: Sequence[str], sizes: Sequence[int], seed: int) 
     return [set(drawn[start:end]) for start, end in itertools.pairwise(edges)]
 
 
+def words_of(caption: str) -> set[str]:
+    """The words of a caption without punctuation: "woman's hat (big)" has woman, s, hat and big."""
+    return set(_WORD.findall(caption))
+
+
+def held_out_words(captions: Sequence[str], sizes: Sequence[int], seed: int) -> tuple[list[set[str]], list[set[str]]]:
+    """(words, captions with at least one of them), disjoint sets for each size: every caption that has a drawn word is held out.
+
+    Words in 1 to `RARE` captions are visited in a seeded order. One goes to the hold-out that is filled least, for its size, of those
+    that stay within their sizes by it and share no caption with the others; where there is none, it is passed over. A hold-out may stay
+    below its size; ConfigError where one of a size above 0 stays empty.
+    """
+    having: dict[str, set[str]] = {}
+    for caption in sorted(set(captions)):
+        for word in words_of(caption):
+            having.setdefault(word, set()).add(caption)
+    rare = sorted(word for word, found in having.items() if len(found) <= RARE)
+    words: list[set[str]] = [set() for _ in sizes]
+    drawn: list[set[str]] = [set() for _ in sizes]
+    for position in np.random.Generator(np.random.PCG64(seed)).permutation(len(rare)):
+        found = having[rare[position]]
+        holders = [place for place, held in enumerate(drawn) if held & found]
+        open_to = [place for place, size in enumerate(sizes) if set(holders) <= {place} and 0 < len(drawn[place] | found) <= size]
+        if open_to:
+            place = min(open_to, key=lambda place: len(drawn[place]) / sizes[place])
+            words[place].add(rare[position])
+            drawn[place] |= found
+    for name, size, held in zip(("validation", "test"), sizes, drawn, strict=True):
+        if size and not held:
+            raise ConfigError(
+                f"data.{name}_captions = {size}: no word in at most {min(size, RARE)} of the {len(set(captions))} captions is left for it; "
+                "set it to 0 or higher, or take data.holdout = 'compositional'"
+            )
+    return words, drawn
+
+
 def split_rows(rows: Sequence[Row], config: DataConfig) -> list[str]:
     """The split of each row.
 
     compositional: validation and test hold `data.validation_captions` and `data.test_captions` captions, taken from all vendors.
+    words: at most as many captions, each with a word that is in no caption of the other two splits, taken from all vendors.
     vendor: training holds the other vendors; validation `data.validation_captions` captions of the held-out vendors, drawn with
     `data.holdout_seed`; test the rest of their captions.
     """
-    if config.holdout == "compositional":
-        sizes = (config.validation_captions, config.test_captions)
-        validation, test = held_out_captions([row.caption for row in rows], sizes, config.holdout_seed)
+    if config.holdout != "vendor":
+        captions, sizes = [row.caption for row in rows], (config.validation_captions, config.test_captions)
+        if config.holdout == "words":
+            validation, test = held_out_words(captions, sizes, config.holdout_seed)[1]
+        else:
+            validation, test = held_out_captions(captions, sizes, config.holdout_seed)
         return ["validation" if row.caption in validation else "test" if row.caption in test else "train" for row in rows]
     foreign = sorted({row.caption for row in rows if row.vendor in config.holdout_vendors})
     if len(foreign) <= config.validation_captions:

@@ -1,15 +1,18 @@
 """Names of files: braces, patterns, folders and URLs become a list of locations (bacl_jax/data/storage.py reads them)."""
 
 import glob
+import importlib.util
 import itertools
 import os
 import re
 import urllib.parse
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from bacl_jax.data import storage
 from bacl_jax.data.source import DataError
 
+PACKAGE = "package:"  # begins a path in an installed Python package: package:name/folder/file
 LIMIT = 1_000_000  # names that one path may stand for; a typing error in a range is found before it fills the memory
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _GLOB = re.compile(r"[*?\[]")
@@ -33,6 +36,20 @@ def expand(path: str, suffix: str) -> list[str]:
     if len(set(found)) < len(found):
         raise DataError(f"{path}: names {len(found) - len(set(found))} files twice; name each once", kind="path", shard=path)
     return found
+
+
+def located(path: str) -> Path:
+    """A local path: itself, or the file or folder in an installed Python package that package:name/folder/file means.
+
+    The package is not imported. DataError of kind "missing" where none of that name is installed.
+    """
+    if not path.startswith(PACKAGE):
+        return Path(path)
+    package, _, inside = path.removeprefix(PACKAGE).partition("/")
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise DataError(f"{path}: no Python package {package!r} is installed; install it, or name a folder", kind="missing")
+    return Path(found.submodule_search_locations[0]) / inside
 
 
 def common_folder(locations: Sequence[str]) -> str:

@@ -31,7 +31,8 @@ _CLEAN_UP = "clean_up"  # the one field of ours in the JSON: whether texts go th
 
 class Tokenizer:
     """Texts as rows of BOS, tokens, EOS, padding. A trained vocabulary has the ids PAD = 0, BOS = 1, EOS = 2, UNK = 3, one from a file
-    its own: `pad_id`, `bos_id`, `eos_id`. The padding id may be that of a token too, as in open_clip: the mask tells padding.
+    its own: `pad_id`, `bos_id`, `eos_id`. One from a file may have no BOS, as SigLIP's: `bos_id` is None then, and CLA, which takes the
+    first token for one, compares no first word. The padding id may be that of a token too, as in open_clip: the mask tells padding.
 
     A special token in a text, such as "[EOS]", is text like any other.
     """
@@ -144,8 +145,8 @@ class Tokenizer:
         return [self._tokenizer.id_to_token(int(i)) or "" for i in ids]
 
 
-def _ends(tokenizer: tokenizers.Tokenizer) -> tuple[int, int]:
-    """The ids before and after each text. ValueError where these are not one token each."""
+def _ends(tokenizer: tokenizers.Tokenizer) -> tuple[int | None, int]:
+    """The ids before and after each text; None where there is none before it. ValueError where these are not one token each."""
     unknown = getattr(tokenizer.model, "unk_token", None)
     if unknown is not None and tokenizer.token_to_id(unknown) is None:
         raise ValueError(f"its token for what is unknown, {unknown!r}, is not in its vocabulary")
@@ -156,9 +157,12 @@ def _ends(tokenizer: tokenizers.Tokenizer) -> tuple[int, int]:
             raise ValueError(f"no text can be encoded with it ({error})") from error
         raise
     inside = [i for i, taken in zip(empty.ids, empty.attention_mask, strict=True) if taken]
-    if len(inside) != 2 or short.ids[0] != inside[0] or short.ids[sum(short.attention_mask) - 1] != inside[1]:
-        raise ValueError("it puts no single token before and after a text; give it a post_processor that does")
-    return inside[0], inside[1]
+    first, last = short.ids[0], short.ids[sum(short.attention_mask) - 1]
+    if inside == [last] and first != last:
+        return None, last
+    if inside != [first, last]:
+        raise ValueError("it puts no single token after a text, or several before it; give it a post_processor that puts one after it")
+    return first, last
 
 
 def _to_length(tokenizer: tokenizers.Tokenizer, context_length: int) -> tokenizers.Tokenizer:
@@ -201,14 +205,16 @@ def _train_byte_pairs(captions: list[str], size: int) -> tokenizers.Tokenizer:
 
 
 def _train_clip(captions: list[str], size: int) -> tokenizers.Tokenizer:
-    """Byte pairs in CLIP's form, in which a model can be exported: no unknown token, and the end of a text has the largest id."""
+    """Byte pairs in CLIP's form, in which a model can be exported: no unknown token, and the end of a text has the largest id.
+
+    The letters come to the library as fixed tokens: it numbers those at the end of a word in an order that changes with each call.
+    """
     trained = tokenizers.Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     trained.normalizer, trained.pre_tokenizer = _normalizer(), vocabulary.words()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False)
-    trained.train_from_iterator(captions, trainer)
-    merges = [(first, second) for first, second in json.loads(trained.to_str())["model"]["merges"]][: size - _SMALLEST["clip"]]
     known = vocabulary.letters()
+    trainer = trainers.BpeTrainer(vocab_size=size - 2, special_tokens=list(known), end_of_word_suffix="</w>", show_progress=False)
+    trained.train_from_iterator(captions, trainer)
+    merges = [(first, second) for first, second in json.loads(trained.to_str())["model"]["merges"]]
     tokenizer = vocabulary.byte_pairs(known | {"".join(pair): len(known) + i for i, pair in enumerate(merges)}, merges)
     tokenizer.normalizer = _normalizer()
     return tokenizer

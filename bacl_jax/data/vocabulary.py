@@ -3,12 +3,12 @@
 import gzip
 import html
 import zlib
-from pathlib import Path
 
 import ftfy
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
+from bacl_jax.data.files import located
 from bacl_jax.data.source import DataError
 
 _GZIP = b"\x1f\x8b"
@@ -30,7 +30,7 @@ def read(path: str) -> tuple[tokenizers.Tokenizer, bool]:
     Raises DataError that names the file where it is missing, damaged or of another form.
     """
     try:
-        content = Path(path).read_bytes()
+        content = located(path).read_bytes()
     except OSError as error:
         raise DataError(
             f"data.tokenizer_path = {path!r}: the file cannot be read ({error.strerror}); {_FORMS}", kind="tokenizer"

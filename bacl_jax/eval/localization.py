@@ -267,7 +267,7 @@ def localization(
     captions have the same tokens. Without any pair (a manifest has no styles): only `n`, at 0, and a line in the log.
     Cost: a pass over the pairs for each model.
     """
-    pairs = find_pairs(embeddings)
+    pairs = embeddings.once("half-true pairs", lambda: find_pairs(embeddings))
     if pairs is None:
         log.info("localization: %s has no half-true pair with both images in one style; nothing to measure", embeddings.split)
         return {"n": 0}
@@ -289,7 +289,10 @@ def localization(
     if embeddings.config.objective.cla.enabled:
         metrics |= _percent([measure(embeddings.params, None, "attention")], "")
         fresh = (trainer.eval_params(trainer.init(seed)) for seed in untrained_seeds)
-        metrics |= _percent([measure(params, None, "attention, untrained") for params in fresh], "_untrained")
+        metrics |= embeddings.once(
+            ("untrained", tuple(untrained_seeds), threshold, largest_region, delta_attention),
+            lambda: _percent([measure(params, None, "attention, untrained") for params in fresh], "_untrained"),
+        )
     if baseline is not None:
         metrics |= _percent([measure(embeddings.params, baseline, "attention, baseline")], "_baseline")
     return metrics

@@ -13,8 +13,8 @@ N rows of a source, C captions, T text tokens.
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from rich.progress import track
 from bacl_jax.config import Config, ConfigError
 from bacl_jax.data.loader import eval_batches
 
+T = TypeVar("T")
 TIE = 1e-6
 TOP = (1, 5, 10)
 
@@ -49,16 +50,29 @@ class Embeddings:
             raise ConfigError(f"eval.split = {split!r}: the data set has no rows there; splits with rows: {', '.join(filled) or 'none'}")
         self.trainer, self.params, self.dataset, self.tokenizer = trainer, params, dataset, tokenizer
         self.config, self.split, self.show_progress = config, split, show_progress
+        self._shared: dict[Hashable, Any] = {}
+
+    def with_params(self, params: Any) -> "Embeddings":
+        """The same of other parameters, with what was asked for by `once`."""
+        other = Embeddings(self.trainer, params, self.dataset, self.tokenizer, self.config, self.split, show_progress=self.show_progress)
+        other._shared = self._shared
+        return other
+
+    def once(self, name: Hashable, compute: Callable[[], T]) -> T:
+        """What does not depend on the parameters: computed when first asked for by its name, also for other parameters."""
+        if name not in self._shared:
+            self._shared[name] = compute()
+        return self._shared[name]
 
     @property
     def split_captions(self) -> Int[np.ndarray, " N"]:
         """For each row of the split, the index of its caption in dataset.captions."""
         return np.asarray(self.dataset.splits[self.split].caption)
 
-    @functools.cached_property
+    @property
     def tokens(self) -> tuple[Int[np.ndarray, "C T"], Bool[np.ndarray, "C T"]]:
         """Token ids and their validity for every caption of the data set."""
-        return self.tokenizer.encode(list(self.dataset.captions))
+        return self.once("tokens", lambda: self.tokenizer.encode(list(self.dataset.captions)))
 
     @functools.cached_property
     def captions(self) -> Float[np.ndarray, "C D"]:
@@ -86,12 +100,14 @@ class Embeddings:
         empty = np.zeros((0, self.images.shape[1]), np.float32)
         return np.concatenate([empty, *images]), np.concatenate([np.zeros(0, np.int64), *captions])
 
-    @functools.cached_property
+    @property
     def anchors(self) -> Int[np.ndarray, " N"]:
         """For each row of the split, the first row with the same anchor: one image may come in several rows."""
         source = self.dataset.splits[self.split].source
         first: dict[str, int] = {}
-        return np.asarray([first.setdefault(source[row].anchor_key, row) for row in range(len(source))], np.int64)
+        return self.once(
+            "anchors", lambda: np.asarray([first.setdefault(source[row].anchor_key, row) for row in range(len(source))], np.int64)
+        )
 
     def _encode(self, source: Any) -> Float[np.ndarray, "N D"]:
         size = self.config.eval.batch_size

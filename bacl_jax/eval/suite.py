@@ -72,6 +72,15 @@ def write(
     return paths
 
 
+def read(workdir: str | os.PathLike[str], step: int, task: str, *, config_sha256: str, subfolder: str = "") -> dict[str, float] | None:
+    """The metrics that `write` left for a step and task; None where there are none, or those of another config."""
+    try:
+        entry = json.loads((Path(workdir) / "eval" / str(step) / subfolder / f"{task}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return entry["metrics"] if entry["config_sha256"] == config_sha256 else None
+
+
 def _write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -39,6 +39,11 @@ def check(config: Config, tokenizer: Tokenizer, target: Target) -> None:
                 f"config.model.{modality}.kind = {kind!r}: {why}, and this tower is another; "
                 f"train with --config.model.{modality}.kind=clip, as configs/emoji_vit_bacl.py does"
             )
+    if tokenizer.bos_id is None:
+        raise ConfigError(
+            f"config.data.tokenizer = {config.data.tokenizer!r}: no token begins a text, as in CLIP; "
+            "train with --config.data.tokenizer=clip"
+        )
     last = tokenizer.vocab_size - 1
     if tokenizer.eos_id != last if target == "open_clip" else tokenizer.eos_id == _OLD_EOS:
         raise ConfigError(
@@ -188,6 +193,7 @@ def _tokenizer_files(tokenizer: Tokenizer) -> dict[str, Mapping[str, Any]]:
     """tokenizer.json and what transformers wants beside it. Padding is by the end of the text, as in CLIP's own."""
     stored = {key: value for key, value in tokenizer.to_json().items() if key in _TOKENIZER_FIELDS}
     stored |= {"truncation": None, "padding": None}
+    assert tokenizer.bos_id is not None
     start, end = tokenizer.tokens([tokenizer.bos_id, tokenizer.eos_id])
     special = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
     return {

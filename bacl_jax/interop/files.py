@@ -1,7 +1,6 @@
 """Published weights on the disk: safetensors of a Hugging Face folder or of open_clip, read strictly. Nothing is executed."""
 
 import dataclasses
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -12,8 +11,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from bacl_jax.config import ConfigError
+from bacl_jax.data.files import located
 
-PACKAGE = "package:"  # a path that begins so is one in an installed Python package: package:name/folder/file
 _CONFIGS = ("open_clip_config.json", "config.json")
 _WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")
 _INDEX = "model.safetensors.index.json"
@@ -50,23 +49,12 @@ class Stored:
                 yield name, _checked(path, name, opened[path].get_tensor(name))
 
 
-def locate(place: str) -> Path:
-    """The path that `place` means: itself, or in an installed package where it begins with "package:"."""
-    if not place.startswith(PACKAGE):
-        return Path(place)
-    package, _, inside = place.removeprefix(PACKAGE).partition("/")
-    found = importlib.util.find_spec(package) if package.isidentifier() else None
-    if found is None or not found.submodule_search_locations:
-        raise WeightsError(f"{place}: no Python package {package!r} is installed; install it, or name a folder")
-    return Path(found.submodule_search_locations[0]) / inside
-
-
 def open_weights(place: str) -> Stored:
     """The weights of a folder as Hugging Face and open_clip publish them, or of a .safetensors file (no config file is read with it).
 
     Raises WeightsError where they are missing, damaged or a pickle.
     """
-    path = locate(place)
+    path = located(place)
     folder = path.is_dir()
     files = _of_folder(place, path) if folder else [path]
     shapes, where = {}, {}

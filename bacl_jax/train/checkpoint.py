@@ -11,12 +11,11 @@ does not match is set aside under DIR/unreadable with a warning, and the one bef
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,11 @@ import orbax.checkpoint as ocp
 from bacl_jax.config import Config, check_resumable, from_config_dict, to_dict
 from bacl_jax.data.order import PartnerList
 from bacl_jax.settings import ConfigError
+from bacl_jax.train.checksums import items_of, problem_of, write_sums_of_unfinished
 from bacl_jax.train.processes import wait_for_all
 from bacl_jax.train.state import TrainState
 
-SUMS = "SHA256SUMS"
+EVALUATED = ("params", "tokenizer")  # the items that an evaluation reads; `ema` in place of `params` where there is one
 ARRAYS = {
     "params": ("params",),
     "ema": ("ema",),
@@ -96,12 +96,12 @@ class Checkpoints:
         self._read_only = read_only
         self._policy = _NewestAndBest(keep)
         if not read_only and jax.process_index() == 0:
-            problems = {step: problem for step in self.steps() if (problem := _problem(self.directory / str(step)))}
+            problems = {step: problem for step in self.steps() if (problem := problem_of(self.directory / str(step)))}
             good = [step for step in self.steps() if step not in problems]
             for step, problem in problems.items():
                 self._set_aside(step, problem, f"that of step {good[-1]} is used" if good else "none is left, the run starts at step 0")
         wait_for_all("checkpoints were checked")
-        callback = _write_sums_of_unfinished(self.directory)
+        callback = write_sums_of_unfinished(self.directory)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
             cleanup_tmp_directories=not read_only,
@@ -156,25 +156,42 @@ class Checkpoints:
         return Restored(state, Position(**found["position"]), sorted(partners, key=lambda one: one.active_from), found["tokenizer"])
 
     def restore_params(self, abstract_params: Any, step: int | None = None) -> tuple[int, Any]:
-        """(step, parameters for evaluation): the averaged ones where the run keeps an average. None: the newest step."""
-        step = self.checked_step(step)
-        name = "ema" if (self.directory / str(step) / "ema").is_dir() else "params"
-        found = self._manager.restore(step, args=ocp.args.Composite(**{name: ocp.args.StandardRestore(abstract_params)}))
-        return step, found[name]
+        """(step, parameters for evaluation): the averaged ones where the run keeps an average. None: the newest step.
+
+        No other item is looked at. CheckpointError where it cannot be read, or where a run beside this one removes it meanwhile.
+        """
+        step = self.checked_step(step, ("params",))
+        (name,) = _evaluated(self.directory / str(step), ("params",))
+        return step, self._read(step, name, ocp.args.StandardRestore(abstract_params))
 
     def read_json(self, name: str, step: int | None = None) -> dict[str, Any]:
-        """The JSON item `position`, `config` or `tokenizer` of a checkpoint. None: the newest step."""
-        step = self.checked_step(step)
-        return self._manager.restore(step, args=ocp.args.Composite(**{name: ocp.args.JsonRestore()}))[name]
+        """The JSON item `position`, `config` or `tokenizer` of a checkpoint. None: the newest step that has it. Errors as above."""
+        return self._read(self.checked_step(step, (name,)), name, ocp.args.JsonRestore())
 
-    def checked_step(self, step: int | None) -> int:
-        """`step`, or the newest one that matches its checksums. CheckpointError where there is none."""
+    def _read(self, step: int, name: str, how: Any) -> Any:
+        """One item. Where that fails and the checkpoint is no longer what was written, CheckpointError says so."""
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{name: how}))[name]
+        except Exception as error:
+            folder = self.directory / str(step)
+            if problem := problem_of(folder, (name,)) or problem_of(folder):  # a run that removes it may have begun with other items
+                raise CheckpointError(f"checkpoint {folder} cannot be read: {problem}") from error
+            raise
+
+    def checked_step(self, step: int | None, items: Collection[str] | None = None) -> int:
+        """`step`, or the newest one that matches its checksums, those of `items` alone if given. CheckpointError where there is none.
+
+        "params" stands for the averaged parameters where a checkpoint has them.
+        """
         steps = [one for one in self.steps() if step in (None, one)]
         for candidate in reversed(steps):
-            problem = _problem(self.directory / str(candidate))
+            folder = self.directory / str(candidate)
+            problem = problem_of(folder, items and _evaluated(folder, items))
             if problem is None:
                 return candidate
-            warnings.warn(f"checkpoint {self.directory / str(candidate)} is ignored: {problem}", stacklevel=2)
+            if step is not None:
+                raise CheckpointError(f"checkpoint {folder} cannot be read: {problem}")
+            warnings.warn(f"checkpoint {folder} is ignored: {problem}", stacklevel=2)
         raise CheckpointError(
             f"no readable checkpoint {'' if step is None else f'of step {step} '}in {self.directory}, found {self.steps()}"
         )
@@ -223,6 +240,12 @@ class Checkpoints:
         warnings.warn(f"checkpoint of step {step} is ignored: {problem}; moved to {target}; {instead}", stacklevel=3)
 
 
+def _evaluated(folder: Path, items: Collection[str]) -> tuple[str, ...]:
+    """`items` of a checkpoint, with `ema` in place of `params` where it was written with an average."""
+    averaged = "ema" in items_of(folder)
+    return tuple("ema" if name == "params" and averaged else name for name in items)
+
+
 def _array_items(state: TrainState) -> dict[str, Any]:
     """Item name -> pytree of arrays: nested dicts of parameters, flat dicts (path -> leaf) of everything else."""
     items = {}
@@ -267,41 +290,6 @@ def check_rows(holder: str, held: np.ndarray, rows: int) -> None:
             f"{holder} names training row {highest}, but the training data have {rows} rows: fewer than when it was written; "
             "take the data that the run was started with, or another --workdir"
         )
-
-
-def _items_files(folder: Path) -> list[Path]:
-    """Files inside the item folders; orbax rewrites those at the top (its time stamps) after the sums are made."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.parent != folder)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_sums_of_unfinished(directory: Path) -> Any:
-    """A function that orbax calls when all items are written and the folder still has its temporary name."""
-
-    def write() -> None:
-        if jax.process_index() == 0:
-            for folder in directory.glob("*.orbax-checkpoint-tmp*"):
-                (folder / SUMS).write_text("".join(f"{_digest(path)}  {path.relative_to(folder)}\n" for path in _items_files(folder)))
-
-    return write
-
-
-def _problem(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; None when every file is as it was written."""
-    if not (folder / SUMS).is_file():
-        return f"half-written, it has no {SUMS}"
-    lines = (folder / SUMS).read_text(errors="replace").splitlines()
-    for line in lines:
-        digest, _, name = line.partition("  ")
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        if _digest(folder / name) != digest:
-            return f"{name} has changed since it was written ({(folder / name).stat().st_size} bytes)"
-    return None if lines else f"{SUMS} is empty"
 
 
 @contextlib.contextmanager

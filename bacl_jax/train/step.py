@@ -27,11 +27,12 @@ from bacl_jax.types import Batch, Features
 
 
 class Trainer:
-    """The jitted functions of one config on one mesh."""
+    """The jitted functions of one config on one mesh; without `training`, one that batch and bank need not divide over."""
 
-    def __init__(self, config: Config, vocab_size: int, mesh: Mesh):
-        check_rows(mesh, config)
-        check_tiles(config.objective, config.train.batch_size, mesh.size)
+    def __init__(self, config: Config, vocab_size: int, mesh: Mesh, *, training: bool = True):
+        if training:
+            check_rows(mesh, config)
+            check_tiles(config.objective, config.train.batch_size, mesh.size)
         self.config, self.mesh = config, mesh
         self.shards = Shards(mesh, config.objective.tile, config.train.micro_batches)
         self.model = Model(config, vocab_size)
@@ -68,6 +69,11 @@ class Trainer:
         """Shapes, types and shardings of the state, without computing it: what a restore aims at."""
         return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), self._shapes, self.shardings)
 
+    def abstract_params(self) -> Any:
+        """Shapes, types and shardings of what evaluation uses, whole along fsdp."""
+        params = self._shapes.params
+        return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), params, self._whole(params))
+
     def _lay_out(self) -> Any:
         """Where each leaf of a state lies: parameters, optimiser and average by partition.py, the bank's slots over all devices."""
         whole, state = replicated(self.mesh), self._shapes
@@ -81,8 +87,12 @@ class Trainer:
         )
 
     def eval_params(self, state: TrainState) -> dict[str, Any]:
-        """What evaluation uses: the average where there is one, else the parameters."""
-        return state.params if state.ema is None else state.ema
+        """What evaluation uses: the average where there is one, else the parameters; whole along fsdp, so that no batch gathers them again.
+
+        The towers must not run on parts of them: XLA gives wrong convolutions where a kernel is cut along its height or width.
+        """
+        params = state.params if state.ema is None else state.ema
+        return params if self.config.mesh.fsdp == 1 else jax.jit(lambda tree: tree, out_shardings=self._whole(params))(params)
 
     def _init(self, key: Array) -> TrainState:
         c = self.config
@@ -126,7 +136,11 @@ class Trainer:
         """Parameters as the model uses them: cut by tensor alone. The compiler gathers each where it is used, and spreads its gradient."""
         if self.config.mesh.fsdp == 1:
             return params
-        return jax.lax.with_sharding_constraint(params, shardings(params, self.mesh, dataclasses.replace(self.config.mesh, fsdp=1)))
+        return jax.lax.with_sharding_constraint(params, self._whole(params))
+
+    def _whole(self, params: Any) -> Any:
+        """Where parameters lie that are cut by tensor alone."""
+        return shardings(params, self.mesh, dataclasses.replace(self.config.mesh, fsdp=1))
 
     def _step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         c = self.config
@@ -174,9 +188,9 @@ class Trainer:
         )
 
 
-def build(config: Config, vocab_size: int, mesh: Mesh) -> Trainer:
-    """The trainer of a config; compiles nothing yet."""
-    return Trainer(config, vocab_size, mesh)
+def build(config: Config, vocab_size: int, mesh: Mesh, *, training: bool = True) -> Trainer:
+    """The trainer of a config; compiles nothing yet. ConfigError where it does not fit the mesh; training=False: for evaluation alone."""
+    return Trainer(config, vocab_size, mesh, training=training)
 
 
 def compiler_options(config: Config, mesh: Mesh) -> dict[str, str] | None:

@@ -200,7 +200,9 @@ def test_preempted_on_four_it_goes_on_with_two_and_with_one_on_the_rows_that_are
     assert len(set(np.round(expected[-9:], 4))) > 5
 
 
-def test_two_evaluate_draw_partners_and_report(manifest, tmp_path):
+@pytest.mark.parametrize("mesh", [(), ("--config.mesh.fsdp=2", "--config.mesh.fsdp_floor=64")])
+def test_two_evaluate_draw_partners_and_report(manifest, tmp_path, mesh):
+    """One process alone then evaluates the same checkpoint with the same result."""
     partners = (
         "enabled=True",
         "k=2",
@@ -212,7 +214,7 @@ def test_two_evaluate_draw_partners_and_report(manifest, tmp_path):
         "partner_every=2",
         "list_delay=3",
     )
-    settings = [f"--config.objective.bns.{one}" for one in partners]
+    settings = [*mesh, *(f"--config.objective.bns.{one}" for one in partners)]
     code, out = finish(launched(manifest, tmp_path / "run", 2, *settings, "--config.train.steps=6", "--config.train.eval_every=2"))
     assert code == 0, out
     assert (tmp_path / "run" / "done").exists()
@@ -220,6 +222,16 @@ def test_two_evaluate_draw_partners_and_report(manifest, tmp_path):
     assert json.loads((tmp_path / "run" / "eval" / "6" / "retrieval.json").read_text())["data"] == "manifest/test"
     assert [line["step"] for line in lines(tmp_path / "run") if "validation/retrieval/i2t_R@1" in line] == [2, 4, 6]
     assert (tmp_path / "run" / "checkpoints" / "6" / "partners").is_dir()
+    path = tmp_path / "run" / "eval" / "6" / "retrieval.json"
+    reported = json.loads(path.read_text())
+    path.unlink()
+    command = [sys.executable, "-m", "launch.evaluate", f"--workdir={tmp_path / 'run'}", "--tasks=retrieval"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert ("the run's own mesh does not fit" in done.stdout) == bool(mesh)
+    alone = json.loads(path.read_text())
+    assert alone["metrics"] == pytest.approx(reported["metrics"], abs=1e-3)
+    assert alone["config_sha256"] == reported["config_sha256"]
 
 
 def test_a_killed_process_ends_the_others_and_is_named(manifest, tmp_path):

