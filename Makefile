@@ -19,7 +19,8 @@ test-all: test lint test-long test-system test-peers  ## everything
 test-long: $(VENV)/installed-dev  ## what takes longer: the whole step on many meshes, several real processes
 	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist=loadgroup tests/long
 
-test-system: $(VENV)/installed-dev  ## what needs root: a disk that fills up
+test-system: $(VENV)/installed-system  ## what needs root: a disk that fills up, the report in Debian's Chromium
+	command -v chromedriver >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends chromium chromium-driver; }
 	$(BIN)/python -m pytest -q tests/system
 
 test-peers: $(VENV)/installed-peers  ## what needs further packages: a step compiled for TPUs, tokens beside open_clip's and Hugging Face's
@@ -54,6 +55,11 @@ $(VENV)/installed: requirements.txt
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(VENV)/installed-system: $(VENV)/installed-dev requirements-system.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-system.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps axe-playwright-python==0.1.8
 	touch $@
 
 .venv-bench/installed: requirements-bench.txt

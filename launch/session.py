@@ -20,9 +20,10 @@ from bacl_jax.data.sampler import Sampler
 from bacl_jax.data.source import DataSet
 from bacl_jax.data.stages import Stages
 from bacl_jax.data.tokenizer import Tokenizer
-from bacl_jax.eval import audit_report, benchmark_report, corpus, report, suite
+from bacl_jax.eval import audit_report, benchmark_report, corpus, page, report, suite
 from bacl_jax.eval.audit import audit
 from bacl_jax.eval.encoder import Encoder
+from bacl_jax.eval.examples import gather
 from bacl_jax.eval.head import train_head
 from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.mesh import make_mesh, on_local_devices, process_blocks, to_host
@@ -159,9 +160,9 @@ class Run:
     def report(
         self, workdir: str | os.PathLike[str], params: Any, step: int, tasks: Sequence[str], split: str, plots: str | None = "plots"
     ) -> None:
-        """Writes DIR/eval/<step>/<task>.json and DIR/<plots>, prints the results as a table and where the files are. plots: None: none.
+        """Writes DIR/eval/<step>/<task>.json, DIR/<plots> (None: no plots) and DIR/report, prints results as a table and where files are.
 
-        Another split than the reported one goes to DIR/eval/<step>/<split>/ and makes no plots.
+        Another split than the reported one goes to DIR/eval/<step>/<split>/ and makes no plots; plots elsewhere come without a page.
         """
         suite.check_tasks(tasks)
         params = on_local_devices(params)
@@ -173,6 +174,8 @@ class Run:
         print(f"step {step}, {split} split of {self.dataset.description}")
         report.print_tables(results)
         pictures = report.write_plots(workdir, embeddings, plots) if main and plots and self.config.eval.plots else []
+        if pictures and plots == "plots":
+            pictures.append(page.write(workdir, gather(embeddings, step)))
         print("\n".join(map(str, [*paths, *pictures])))
 
     def embeddings(self, params: Any, split: str) -> Embeddings:

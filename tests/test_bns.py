@@ -225,3 +225,20 @@ def test_eps_says_what_is_ambiguous():
     d = drawn(candidates([[0.05, -0.05, 0.2, -0.2]]))
     shares = [float(bns.diagnostics(d, BNSConfig(eps=eps))["ambiguous_share"]) for eps in (0.01, 0.1, 0.3)]
     assert shares == [0.0, 0.5, 1.0]
+
+
+def test_the_drawn_candidates_are_described_by_quantiles_and_their_false_positives():
+    """With one valid candidate an anchor, what is drawn is known; an anchor without any does not count."""
+    boundary = np.linspace(-0.65, 0.35, 11)
+    s = np.stack([boundary, np.full(11, 9.0)], axis=1)
+    valid = np.asarray([[True, False]] * 11)
+    found = bns.diagnostics(drawn(candidates(s, jnp.asarray(valid))), BNSConfig())
+    spread = [float(found[f"bs_drawn_p{level}"]) for level in (10, 50, 90)]
+    np.testing.assert_allclose(spread, np.quantile(boundary, (0.1, 0.5, 0.9)), atol=1e-6)
+    assert float(found["false_positive_share"]) == pytest.approx(4 / 11)
+    valid[6:] = False
+    found = bns.diagnostics(drawn(candidates(s, jnp.asarray(valid))), BNSConfig())
+    assert float(found["bs_drawn_p50"]) == pytest.approx(np.median(boundary[:6]), abs=1e-6)
+    assert float(found["false_positive_share"]) == 0
+    nothing = bns.diagnostics(drawn(candidates(s, jnp.zeros((11, 2), bool))), BNSConfig())
+    assert all(float(nothing[name]) == 0 for name in ("bs_drawn_p10", "bs_drawn_p50", "bs_drawn_p90", "false_positive_share"))

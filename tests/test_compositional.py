@@ -60,6 +60,24 @@ def test_a_collapsed_model_scores_chance():
     assert found["halftrue_beat_all"] == pytest.approx(100 * (1 / 3 + 1 / 2 + 1 / 3) / 3)
 
 
+def test_the_blind_baseline_sees_the_other_pictures_alone():
+    data = dataset([0, 1, 2], total=3, half_true={0: [(1, 0, "colour"), (2, 0, "hair")], 1: [(2, 0, "colour")]})
+    z, w = unit([[1, 0.2, 0], [0.3, 1, 0], [0, 0.1, 1]]), unit(np.eye(3) + 0.1)
+    found = run(data, z, w)
+    blind = {row: w @ (z.sum(axis=0) - z[row]) for row in range(3)}
+    wins = [blind[0][0] > blind[0][1], blind[0][0] > blind[0][2], blind[1][1] > blind[1][2]]
+    assert found["halftrue_pairwise_blind"] == pytest.approx(100 * np.mean(wins))
+    assert found["halftrue_beat_all_blind"] == pytest.approx(100 * (all(wins[:2]) + wins[2]) / 2)
+    assert found["halftrue_pairwise/colour_blind"] == pytest.approx(50 * (wins[0] + wins[2]))
+    assert found["halftrue_pairwise_chance"] == 50
+    assert found["halftrue_beat_all_chance"] == pytest.approx(100 * (1 / 3 + 1 / 2) / 2)
+
+
+def test_a_single_picture_has_no_others():
+    found = run(dataset([0], total=2, half_true={0: [(1, 0, "colour")]}), np.eye(2)[[0]], np.eye(2))
+    assert (found["halftrue_pairwise"], found["halftrue_pairwise_blind"], found["halftrue_pairwise_chance"]) == (100, 50, 50)
+
+
 def test_ties():
     own, other = np.asarray([0.5, 0.5, 0.5]), np.asarray([0.5 + 1e-8, 0.6, 0.4])
     np.testing.assert_array_equal(pair_wins(own, other), [0.5, 0, 1])

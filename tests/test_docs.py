@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -203,6 +204,23 @@ def test_the_commands_for_your_own_data_run(trained):
     assert done.returncode == 0, done.stderr
     assert result.is_file()
     assert "image to text" in done.stdout
+    page = folder / "runs" / "mine" / "report" / "index.html"
+    assert str(page.relative_to(folder)) in done.stdout
+    page.unlink()
+    (command,) = [command for command in commands("README.md") if command[2:] == ["launch.report", "--workdir=runs/mine"]]
+    done = run(command, folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(page.relative_to(folder))
+    assert "have a wrong answer first" in page.read_text(encoding="utf-8")
+    done = run([*command[:3], "--workdir=runs/none"], folder)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    (folder / "runs" / "begun").mkdir()
+    shutil.copy(folder / "runs" / "mine" / "config.json", folder / "runs" / "begun")
+    done = run([*command[:3], "--workdir=runs/begun"], folder)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "--model=False makes the page without the model" in done.stderr
+    done = run([*command[:3], "--workdir=runs/begun", "--model=False", "--compare=runs/mine"], folder)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_trainer_of_ones_own_runs_and_learns():

@@ -8,10 +8,10 @@ from eval_fakes import CONFIG, Tokenizer, Trainer, dataset, unit
 from PIL import Image
 from rich.console import Console
 
-from bacl_jax.config import CLAConfig, Config, EvalConfig, ModelConfig, ObjectiveConfig, TextConfig, TrainConfig, VisionConfig
+from bacl_jax.config import CLAConfig, Config, EvalConfig, ModelConfig, ObjectiveConfig, TextConfig, TrainConfig, VisionConfig, to_dict
 from bacl_jax.data import synthetic
 from bacl_jax.data.tokenizer import Tokenizer as RealTokenizer
-from bacl_jax.eval import pictures, report, suite
+from bacl_jax.eval import examples, page, pictures, report, suite
 from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.mesh import make_mesh
 from bacl_jax.train.step import build
@@ -32,6 +32,7 @@ def drawn(path):
 def test_tables_show_every_number_once():
     retrieval = {"i2t_R@1": 81.25, "i2t_R@5": 95.0, "i2t_R@10": 97.0, "i2t_mAP": 88.0, "i2t_median_rank": 1.0}
     halftrue = {"halftrue_pairwise": 93.4, "halftrue_beat_all": 77.8, "halftrue_pairwise/skin tone": 91.5}
+    halftrue |= {"halftrue_pairwise/skin tone_blind": 52.5, "halftrue_beat_all_chance": 11.5}
     localization = {"ael": 55.5, "ael_foreground": 56.5, "ael_token": 99.0, "ael_chance": 31.0, "ael_untrained": 30.0}
     text = printed(
         {
@@ -41,8 +42,26 @@ def test_tables_show_every_number_once():
             "probe": {"accuracy": 12.5},
         }
     )
-    for number in ("81.2", "95.0", "88.0", "200", "93.4", "77.8", "skin tone", "91.5", "55.5", "56.5", "99.0", "31.0", "30.0", "12.5"):
+    for number in (
+        "81.2",
+        "95.0",
+        "88.0",
+        "200",
+        "93.4",
+        "77.8",
+        "skin tone",
+        "91.5",
+        "52.5",
+        "11.5",
+        "55.5",
+        "56.5",
+        "99.0",
+        "31.0",
+        "30.0",
+        "12.5",
+    ):
         assert number in text
+    assert text.count("skin tone") == 1
     assert "text to image" not in text
     assert "baseline" not in text
 
@@ -117,3 +136,19 @@ def test_the_real_trainer_through_all_tasks_and_plots(tmp_path):
     paths = report.write_plots(tmp_path, embeddings)
     assert [path.name for path in paths] == ["curves.png", "gallery.png", "attention.png"]
     assert all(drawn(path) for path in paths)
+    found = examples.gather(embeddings, 0)
+    assert len(found.attention) == 6
+    assert all(shown.region is not None and 0 < shown.region.mean() <= 0.5 for shown in found.attention)
+    wrong = 100 * found.to_text.wrong / found.to_text.asked
+    assert wrong == pytest.approx(100 - results["retrieval"]["i2t_R@1_all"], abs=1)  # but for ties
+    assert sum(each.pairs for each in found.attributes) == results["halftrue"]["n_pairs"]
+    fooled = 100 * sum(each.fooled for each in found.attributes) / results["halftrue"]["n_pairs"]
+    assert fooled == pytest.approx(100 - results["halftrue"]["halftrue_pairwise"])
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    text = page.write(tmp_path, found).read_text(encoding="utf-8")
+    assert text.count("attention to “") == 12
+    embeddings.config = dataclasses.replace(config, data=dataclasses.replace(config.data, kind="manifest"))
+    other = pictures.triptychs(embeddings, 3)  # no styles: any half-true pair, without a second image
+    assert [shown.other for shown in other] == [None] * 3
+    assert all(len(set(shown.caption.split()) - set(shown.false_caption.split())) == 1 for shown in other)
+    assert drawn(pictures.attention_triptych(other, trainer.grid, tmp_path / "other.png"))

@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 
 from bacl_jax.data.loader import eval_batches
 from bacl_jax.eval import localization as ael
+from bacl_jax.eval.compositional import scored_pairs
 from bacl_jax.eval.localization import Rows
 from bacl_jax.eval.retrieval import Embeddings
 
@@ -32,9 +33,11 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
     return path
 
 
-def _pictures(source: Any, rows: Int[np.ndarray, " n"], embeddings: Embeddings) -> UInt8[np.ndarray, "n H H 3"]:
+def pixels(source: Any, rows: Int[np.ndarray, " n"], embeddings: Embeddings) -> UInt8[np.ndarray, "n H H 3"]:
     """Images framed as the model sees them, at a finer resolution."""
     data = dataclasses.replace(embeddings.config.data, image_size=SHOWN_PIXELS)
+    if not len(rows):
+        return np.zeros((0, SHOWN_PIXELS, SHOWN_PIXELS, 3), np.uint8)
     ((images, count),) = eval_batches(Rows(source, rows.tolist()), data, max(1, len(rows)))
     return images[:count]
 
@@ -50,7 +53,7 @@ def _short(text: str, width: int = 40) -> str:
     return textwrap.shorten(text, width, placeholder=" …")
 
 
-def _spread(count: int, wanted: int) -> Int[np.ndarray, " n"]:
+def spread(count: int, wanted: int) -> Int[np.ndarray, " n"]:
     """Up to `wanted` of 0 .. count - 1, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int))
 
@@ -59,17 +62,15 @@ def retrieval_gallery(embeddings: Embeddings, path: str | os.PathLike, queries: 
     """Images with their five nearest captions among all, captions with their five nearest images of the split; right ones marked."""
     own, captions = embeddings.split_captions, embeddings.dataset.captions
     source = embeddings.dataset.splits[embeddings.split].source
-    image_rows = _spread(len(own), queries)
+    image_rows = spread(len(own), queries)
     asked = np.unique(own)
-    asked = asked[_spread(len(asked), queries)]
+    asked = asked[spread(len(asked), queries)]
     nearest_captions = np.argsort(-(embeddings.images[image_rows] @ embeddings.captions.T), axis=1)[:, :5]
     nearest_images = np.argsort(-(embeddings.captions[asked] @ embeddings.images.T), axis=1)[:, :5]
     rows = max(len(image_rows), len(asked))
     figure = Figure(figsize=(15, 1.35 * rows + 0.6))
     grid = figure.add_gridspec(rows, 8, width_ratios=[1, 4, 2.4, 1, 1, 1, 1, 1], wspace=0.12, hspace=0.22, top=0.95)
-    for number, (row, image, nearest) in enumerate(
-        zip(image_rows, _pictures(source, image_rows, embeddings), nearest_captions, strict=True)
-    ):
+    for number, (row, image, nearest) in enumerate(zip(image_rows, pixels(source, image_rows, embeddings), nearest_captions, strict=True)):
         picture(figure.add_subplot(grid[number, 0]), image)
         ax = figure.add_subplot(grid[number, 1])
         ax.set_axis_off()
@@ -85,7 +86,7 @@ def retrieval_gallery(embeddings: Embeddings, path: str | os.PathLike, queries: 
         ax = figure.add_subplot(grid[number, 2])
         ax.set_axis_off()
         ax.text(0.95, 0.5, textwrap.fill(_short(captions[caption], 60), 22), ha="right", va="center", fontsize=9, transform=ax.transAxes)
-        for place, (row, image) in enumerate(zip(nearest, _pictures(source, nearest, embeddings), strict=True)):
+        for place, (row, image) in enumerate(zip(nearest, pixels(source, nearest, embeddings), strict=True)):
             right = own[row] == caption
             picture(figure.add_subplot(grid[number, 3 + place]), image, RIGHT if right else "#d0d5dd", 3.0 if right else 1.0)
     figure.text(0.125, 0.968, "image to text: nearest of all captions", fontsize=11, weight="bold")
@@ -97,12 +98,13 @@ def retrieval_gallery(embeddings: Embeddings, path: str | os.PathLike, queries: 
 class Triptych:
     """What a row of the attention picture shows: one half-true pair as one model sees it.
 
-    image, other: pixels of the true and of the half-true caption's image. positive, negative: A+ and A- [T, P];
-    delta: dA [T, P] on aligned rows. words: rows to be averaged for A+, those of the true caption.
+    image, other: pixels of the true and of the half-true caption's image. region: the patches in which they differ; None as `other` is
+    where there is no such image of the same style. positive, negative: A+ and A- [T, P]; delta: dA [T, P] on aligned rows.
+    words: rows to be averaged for A+, those of the true caption.
     """
 
     image: UInt8[np.ndarray, "H H 3"]
-    other: UInt8[np.ndarray, "H H 3"]
+    other: UInt8[np.ndarray, "H H 3"] | None
     caption: str
     false_caption: str
     positive: Float[np.ndarray, "T P"]
@@ -110,7 +112,7 @@ class Triptych:
     delta: Float[np.ndarray, "T P"]
     words: Bool[np.ndarray, " T"]
     false_words: Bool[np.ndarray, " T"]
-    region: Bool[np.ndarray, " P"]
+    region: Bool[np.ndarray, " P"] | None
 
 
 def top_patches(delta: Float[np.ndarray, "T P"], top: int = 10) -> list[int]:
@@ -137,8 +139,11 @@ def attention_triptych(rows: Sequence[Triptych], grid: tuple[int, int], path: st
         delta = row.delta.sum(axis=0)
         _heat(axes[3], row.image, delta, grid, float(delta.max()) or 1.0)
         _boxes(axes[3], top_patches(row.delta), grid, edgecolor="#00e5ff", linewidth=1.6, fill=False)
-        picture(axes[4], row.other)
-        _boxes(axes[4], np.flatnonzero(row.region).tolist(), grid, facecolor=WRONG, alpha=0.25, linewidth=0)
+        if row.other is None or row.region is None:
+            axes[4].set_axis_off()
+        else:
+            picture(axes[4], row.other)
+            _boxes(axes[4], np.flatnonzero(row.region).tolist(), grid, facecolor=WRONG, alpha=0.25, linewidth=0)
         _marked(axes[0], row.caption, row.false_caption, RIGHT)
         _marked(axes[4], row.false_caption, row.caption, WRONG, right=True)
         for ax, title in zip(axes[1:4], ("A+  (true caption)", "A−  (half-true caption)", "dA  (ten largest entries)"), strict=True):
@@ -163,13 +168,17 @@ def _boxes(ax: Axes, patches: Sequence[int], grid: tuple[int, int], **style: Any
         ax.add_patch(Rectangle((x * width, y * height), width, height, **style))
 
 
+def marked_words(caption: str, other: str) -> list[tuple[str, bool]]:
+    """The words of a caption, and whether each differs from the word of `other` at its place."""
+    others = other.split()
+    return [(word, number >= len(others) or word != others[number]) for number, word in enumerate(caption.split())]
+
+
 def _marked(ax: Axes, caption: str, other: str, colour: str, right: bool = False) -> None:
     """The caption above the axes, its words that differ from `other`'s in bold colour."""
-    words, others = caption.split(), other.split()
-    differs = [number >= len(others) or word != others[number] for number, word in enumerate(words)]
     parts: list[Artist] = [
         TextArea(word, textprops={"color": colour if marked else "#101828", "weight": "bold" if marked else "normal", "size": 10})
-        for word, marked in zip(words, differs, strict=True)
+        for word, marked in marked_words(caption, other)
     ]
     box = HPacker(children=parts, pad=0, sep=3.5)
     place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.01)} if right else {"loc": "lower left", "bbox_to_anchor": (0.0, 1.01)}
@@ -177,40 +186,76 @@ def _marked(ax: Axes, caption: str, other: str, colour: str, right: bool = False
 
 
 def triptychs(embeddings: Embeddings, count: int = 4) -> list[Triptych]:
-    """Half-true pairs of the split, of as many images, with the attention of the model; empty where there are none."""
-    pairs, trainer = ael.find_pairs(embeddings), embeddings.trainer
+    """Half-true pairs of the split, of as many images, with the attention of the model; empty where there are none.
+
+    Pairs whose two images are of one style, where the data say so. At most eval.batch_size of them: all are encoded at once.
+    """
+    size = embeddings.config.eval.batch_size
+    shown = _styled(embeddings, min(count, size)) or _any_style(embeddings, min(count, size))
+    if not shown:
+        return []
+    (ids, mask), trainer = embeddings.tokens, embeddings.trainer
+    true, false = (np.asarray(column) for column in zip(*((one.caption, one.false_caption) for one in shown), strict=True))
+    rows = np.arange(size).clip(max=len(shown) - 1)
+    image = trainer.encode_image(embeddings.params, np.stack([shown[row].image for row in rows]))
+
+    def attention(captions: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n T P"]:
+        text = trainer.encode_text(embeddings.params, ids[captions[rows]], mask[captions[rows]])
+        return np.asarray(trainer.attend(embeddings.params, text, image)[0], np.float32)[: len(shown)]
+
+    positive, negative = attention(true), attention(false)
+    delta = np.asarray(ael.aligned_delta(ids[true], mask[true], positive, ids[false], mask[false], negative), np.float32)
+    return [
+        Triptych(
+            image=one.image,
+            other=one.other,
+            caption=embeddings.dataset.captions[one.caption],
+            false_caption=embeddings.dataset.captions[one.false_caption],
+            positive=positive[n],
+            negative=negative[n],
+            delta=delta[n],
+            words=_words(mask[one.caption]),
+            false_words=_words(mask[one.false_caption]),
+            region=one.region,
+        )
+        for n, one in enumerate(shown)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """An image with two captions of dataset.captions; the half-true one's image and where they differ, where that is known."""
+
+    image: UInt8[np.ndarray, "S S 3"]
+    caption: int
+    false_caption: int
+    other: UInt8[np.ndarray, "S S 3"] | None = None
+    region: Bool[np.ndarray, " P"] | None = None
+
+
+def _styled(embeddings: Embeddings, count: int) -> list[_Pair]:
+    """Pairs whose images differ in at most `LARGEST_REGION` of the patches."""
+    pairs = ael.find_pairs(embeddings)
     if pairs is None:
         return []
-    region, _ = ael.regions(pairs, trainer.grid)
+    region, _ = ael.regions(pairs, embeddings.trainer.grid)
     fitting = np.flatnonzero(region.any(axis=1) & (region.mean(axis=1) <= ael.LARGEST_REGION))
     _, first = np.unique(pairs.image[fitting], return_index=True)
-    chosen = fitting[first][_spread(len(first), count)] if len(first) else []
-    (ids, mask), size, shown = embeddings.tokens, embeddings.config.eval.batch_size, []
-    for n in chosen:
-        true, false = int(pairs.caption[n]), int(pairs.false_caption[n])
-        image = trainer.encode_image(embeddings.params, pairs.images[[pairs.image[n]] * size])
+    chosen = fitting[first[spread(len(first), count)]] if len(first) else fitting
+    pairs = pairs.take(np.isin(np.arange(len(pairs.image)), chosen))
+    rows = zip(pairs.image, pairs.caption.tolist(), pairs.false_caption.tolist(), pairs.other, np.sort(chosen), strict=True)
+    return [_Pair(pairs.images[image], true, false, pairs.others[other], region[n]) for image, true, false, other, n in rows]
 
-        def attention(caption: int, image: Any = image) -> np.ndarray:
-            text = trainer.encode_text(embeddings.params, ids[[caption] * size], mask[[caption] * size])
-            return np.asarray(trainer.attend(embeddings.params, text, image)[0], np.float32)[:1]
 
-        positive, negative = attention(true), attention(false)
-        delta = ael.aligned_delta(ids[[true]], mask[[true]], positive, ids[[false]], mask[[false]], negative)
-        shown.append(
-            Triptych(
-                image=pairs.images[pairs.image[n]],
-                other=pairs.others[pairs.other[n]],
-                caption=embeddings.dataset.captions[true],
-                false_caption=embeddings.dataset.captions[false],
-                positive=positive[0],
-                negative=negative[0],
-                delta=np.asarray(delta, np.float32)[0],
-                words=_words(mask[true]),
-                false_words=_words(mask[false]),
-                region=region[n],
-            )
-        )
-    return shown
+def _any_style(embeddings: Embeddings, count: int) -> list[_Pair]:
+    pairs = scored_pairs(embeddings)
+    if pairs is None:
+        return []
+    rows, first = np.unique(pairs.row, return_index=True)
+    chosen = spread(len(rows), count)
+    source = Rows(embeddings.dataset.splits[embeddings.split].source, rows[chosen].tolist())
+    ((images, _),) = eval_batches(source, embeddings.config.data, len(chosen))
+    return [_Pair(image, int(pairs.own[n]), int(pairs.other[n])) for image, n in zip(images, first[chosen], strict=True)]
 
 
 def _words(mask: Bool[np.ndarray, " T"]) -> Bool[np.ndarray, " T"]:

@@ -95,15 +95,15 @@ def _retrieval_table(metrics: Mapping[str, float]) -> Table:
 
 
 def _halftrue_table(metrics: Mapping[str, float]) -> Table:
-    table = _table(f"half-true captions, {metrics['n']:.0f} images, {metrics['n_pairs']:.0f} pairs (percent)", ("", "accuracy"))
+    columns = ("", "accuracy", "blind", "chance")
+    table = _table(f"half-true captions, {metrics['n']:.0f} images, {metrics['n_pairs']:.0f} pairs (percent)", columns)
     if not metrics["n"]:
-        table.add_row("no caption of this split has a half-true neighbour", "-")
+        table.add_row("no caption of this split has a half-true neighbour", *"---")
         return table
-    table.add_row("beats all its neighbours", _percentage(metrics, "halftrue_beat_all"))
-    table.add_row("pairwise", _percentage(metrics, "halftrue_pairwise"))
-    for name in metrics:
-        if name.startswith("halftrue_pairwise/"):
-            table.add_row("  " + name.removeprefix("halftrue_pairwise/"), _percentage(metrics, name))
+    rows = {"halftrue_beat_all": "beats all its neighbours", "halftrue_pairwise": "pairwise"}
+    rows |= {name: "  " + name.partition("/")[2] for name in metrics if "/" in name and not name.endswith(("_blind", "_chance"))}
+    for name, text in rows.items():
+        table.add_row(text, *(_percentage(metrics, name + suffix) for suffix in ("", "_blind", "_chance")))
     return table
 
 
@@ -142,9 +142,18 @@ def _plain_table(task: str, metrics: Mapping[str, float]) -> Table:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line that is not written to its end is left out."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The lines of metrics.jsonl; one that is no object with a step, such as a last line that is not written to its end, is left out."""
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    return [record for line in lines if line.endswith("\n") and (record := _record(line)) is not None]
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    step = record.get("step") if isinstance(record, dict) else None
+    return record if isinstance(step, int | float) and 0 <= step < 2**53 else None
 
 
 def training_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> Path:

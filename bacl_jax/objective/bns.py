@@ -137,19 +137,29 @@ def entropy(drawn: Draw, tau_g: float) -> Float[Array, ""]:
     return -jnp.where(drawn.candidates.valid, jnp.exp(log_p) * log_p, 0).sum(1).mean()
 
 
+QUANTILES = (0.1, 0.5, 0.9)
+
+
 def diagnostics(drawn: Draw, config: BNSConfig) -> dict[str, Float[Array, ""]]:
-    """Mean BS of the draw and of a uniform one, shares of ambiguous and of preferred candidates, entropy, mass on BS > -eps."""
+    """Mean BS of the draw and of a uniform one, shares of ambiguous and of preferred candidates, entropy, mass on BS > -eps.
+
+    Of the one candidate that each anchor draws: quantiles of BS, and `false_positive_share`, that with BS > 0. All 0 without candidates.
+    """
     c = drawn.candidates
     total = jnp.maximum(c.valid.sum(), 1)
 
     def mean(x: Array) -> Array:
         return jnp.where(c.valid, x, 0).sum() / total
 
-    return {
+    best = drawn.perturbed.argmax(1)[:, None]
+    one, there = (jnp.take_along_axis(x, best, 1)[:, 0] for x in (c.boundary, c.valid))
+    spread = jnp.nan_to_num(jnp.nanquantile(jnp.where(there, one, jnp.nan), jnp.asarray(QUANTILES)))
+    return {f"bs_drawn_p{100 * level:.0f}": value for level, value in zip(QUANTILES, spread, strict=True)} | {
         "bs_drawn": (drawn.q * jnp.where(c.valid, c.boundary, 0)).sum(1).mean(),
         "bs_uniform": mean(c.boundary),
         "ambiguous_share": mean(jnp.abs(c.boundary) <= config.eps),
         "hard_share": mean(c.boundary > 0),
         "hard_mass": (drawn.q * (c.valid & (c.boundary > -config.eps))).sum(1).mean(),
         "q_entropy": entropy(drawn, config.tau_g),
+        "false_positive_share": jnp.where(there, one > 0, 0).sum() / jnp.maximum(there.sum(), 1),
     }
