@@ -5,13 +5,19 @@ import io
 import tarfile
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 import tiny
 import vocabularies
 from PIL import Image
+from safetensors.numpy import save_file
 
+from bacl_jax import paths
 from bacl_jax.config import from_config_dict
 from bacl_jax.data import tar_index
+from bacl_jax.interop import layouts
+from bacl_jax.models import Model
 from bacl_jax.train.checkpoint import Checkpoints, claim_workdir
 from bacl_jax.train.hooks import Preemption
 from launch import session
@@ -75,6 +81,15 @@ def shards(folder):
     return str(folder / "{0,1}.tar")
 
 
+def bert(folder, config):
+    """The text tower of a config in a file, as Hugging Face publishes BERT's."""
+    model = Model(config, config.data.vocab_size)
+    tower = dict(paths.named(jax.jit(model.init)(jax.random.key(1))["towers"]["text"]))
+    rows = layouts.BERT.rows("text", config.model.text.depth)
+    save_file({row.theirs: row.form.write([np.asarray(tower[path]) for path in row.ours]) for row in rows}, folder / "bert.safetensors")
+    return str(folder / "bert.safetensors")
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_two_steps(name, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "make_mesh", lambda config: tiny.one_device())  # eight fake ones take eight times as long
@@ -90,7 +105,12 @@ def test_two_steps(name, tmp_path, monkeypatch):
     if settings.data.kind == "mixture":
         manifest(tmp_path)
         monkeypatch.chdir(tmp_path)
+    if name == "emoji_minilm":
+        overrides |= {"data.tokenizer_path": vocabularies.wordpiece_file(tmp_path), "data.vocab_size": len(vocabularies.PIECES)}
+        overrides |= {"model.text.heads": 2, "model.text.depth": 1}
     settings.update_from_flattened_dict(overrides)
+    if name == "emoji_minilm":
+        settings.model.text.pretrained = bert(tmp_path, from_config_dict(settings))
     config = from_config_dict(settings)
     claim_workdir(tmp_path / "run", config)
     with Preemption() as preemption, Checkpoints(tmp_path / "run") as checkpoints:
