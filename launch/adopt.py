@@ -7,7 +7,7 @@
            one in an installed Python package. Safetensors alone are read.
 --workdir  folder to make. One that has a checkpoint is refused.
 --config.<field>=<value> sets a field of the config that it gets: --config.data.kind and data.path for tasks on data of your own,
-           --config.data.tokenizer_path where the tokenizer is elsewhere.
+           --config.data.tokenizer_path where the tokenizer is elsewhere, and what the folder does not tell, as model.image.pixels.
 
 The config describes the towers as the folder does. Exit codes: 0 done, 2 bad usage, config or weights, else a crash.
 """
@@ -31,7 +31,7 @@ def main() -> None:
     if PATH.value is None or WORKDIR.value is None:
         raise ConfigError("--path and --workdir must be given: --path=clip-vit-base-patch32 --workdir=runs/published; --help tells more")
     overrides = cast(Any, flags.FLAGS["config"]).override_values
-    config = from_config_dict(command.overridden(to_dict(Config()), described(PATH.value) | overrides))
+    config = from_config_dict(command.overridden(to_dict(Config()), described(PATH.value, overrides) | overrides))
     with lock_workdir(WORKDIR.value):
         session.adopt(config, WORKDIR.value)
     print(f"{WORKDIR.value} holds {PATH.value} as step 0")

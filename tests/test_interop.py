@@ -18,8 +18,9 @@ from bacl_jax.config import ConfigError, flatten
 from bacl_jax.data.files import located
 from bacl_jax.data.source import DataError
 from bacl_jax.data.tokenizer import Tokenizer
-from bacl_jax.interop import card, export
-from bacl_jax.interop.files import open_weights
+from bacl_jax.interop import card, export, sizes
+from bacl_jax.interop.files import Stored, open_weights
+from bacl_jax.interop.layouts import OPEN_CLIP_SIGLIP
 from bacl_jax.interop.pretrained import resized_grid
 from bacl_jax.mesh import make_mesh, to_host
 from bacl_jax.models import Model
@@ -100,7 +101,7 @@ def test_the_config_that_describes_what_was_exported(exported):
 
 
 def test_a_folder_that_does_not_tell_all_is_refused(hf):
-    with pytest.raises(ConfigError, match=r"does not tell model.image.activation, model.image.heads, model.text"):
+    with pytest.raises(ConfigError, match=r"does not tell model.image.activation, model.image.heads, model.image.pixels, model.text"):
         interop.described(str(hf / "model.safetensors"))
 
 
@@ -134,19 +135,22 @@ NAME = "text_model.encoder.layers.1.mlp.fc1.weight"
     ("change", "message"),
     [
         (lambda t: t.pop(NAME), rf"1 tensors missing: {NAME}"),
+        (lambda t: t.pop("visual_projection.weight"), r"1 tensors missing: visual_projection.weight"),
+        (lambda t: t.update({"text_projection.weight": np.zeros(4, np.float32)}), r"text_projection.weight \[4\] for head/kernel"),
         (lambda t: t.update({"text_model.adapter.weight": np.zeros(3, np.float32)}), r"1 tensors unknown: text_model.adapter.weight"),
         (
             lambda t: t.update({NAME: t[NAME][:, :3].copy()}),
             rf"1 tensors of another shape: {NAME} \[64, 3\] for blocks/1/mlp/up/kernel \[16, 64\]",
         ),
         (lambda t: t.update({NAME: t[NAME] * np.float32(np.nan)}), rf"{NAME} has 1,024 of 1,024 values that are not finite"),
-        (lambda t: t.update({NAME: t[NAME].astype(np.int32)}), rf"{NAME} is of type int32"),
+        (lambda t: t.update({NAME: t[NAME].astype(np.int32)}), rf"{NAME} is of type I32; known: F64"),
         (lambda t: t.update({"logit_scale": np.ones(2, np.float32)}), r"log_scale must be one number"),
         (lambda t: [t.pop(name) for name in list(t) if not name.startswith("text")], r"has no image tower"),
         (
             lambda t: t.update({"vision_model.embeddings.patch_embedding.weight": np.zeros(4, np.float32)}),
             r"has no image tower of the form",
         ),
+        (lambda t: t.update({"x\ny\x1b": np.zeros(1, np.float32)}), r"'x\\ny\\x1b' is no name of a tensor"),
         (lambda t: (t.clear(), t.update({"a": np.zeros(1, np.float32)})), r"of no known form .* its tensors are a"),
     ],
 )
@@ -241,8 +245,12 @@ def test_a_folder_with_a_pickle_alone_names_the_command_that_converts_it(tmp_pat
         (
             "model.safetensors.index.json",
             json.dumps({"weight_map": {"a": "../model.safetensors"}}),
-            r"must map each tensor to a file of this",
+            r"must map each tensor to a .safetensors file of this",
         ),
+        ("model.safetensors.index.json", json.dumps({"weight_map": {"a": "a\0.safetensors"}}), r"must map each tensor to a .safetensors"),
+        ("config.json", json.dumps({"vision_config": {"hidden_act": []}}), r"hidden_act = \[\]; known: gelu"),
+        ("config.json", json.dumps({"vision_config": {"num_attention_heads": "2"}}), r"num_attention_heads = '2' .* a whole number"),
+        ("preprocessor_config.json", json.dumps({"image_mean": ["a"] * 3, "image_std": [1.0] * 3}), r"must be lists of numbers"),
         ("model.safetensors.index.json", json.dumps({"weight_map": {"a": "absent.safetensors"}}), r"absent.safetensors: cannot be read"),
     ],
 )
@@ -251,6 +259,80 @@ def test_other_files_of_the_folder_are_read_as_strictly(hf, tokenizer, name, con
     with pytest.raises(ConfigError, match=message) as raised:
         read(config(model__text__pretrained=str(hf)) if "text_config" in content else both(hf), tokenizer)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("head_width", 0, r"vision_cfg.head_width = 0 .* a whole number"),
+        ("norm_kwargs", {"eps": 1e-3}, r"its norms add 0.001 \(vision_cfg.norm_kwargs.eps\)"),
+        ("pool_type", "avg", r"vision_cfg.pool_type = 'avg'; known: 'tok'"),
+    ],
+)
+def test_a_config_of_open_clip_is_read_as_strictly(params, tokenizer, tmp_path, field, value, message):
+    folder = export.write(tmp_path / "out", config(), tokenizer, params, "open_clip", "card")
+    rewritten(folder / "open_clip_config.json", lambda content: content["model_cfg"]["vision_cfg"].update({field: value}))
+    with pytest.raises(ConfigError, match=message):
+        read(both(folder), tokenizer)
+
+
+@pytest.mark.parametrize("left_out", ["no_causal_mask", "pool_type", "norm_kwargs"])
+def test_what_a_config_of_open_clip_leaves_out_is_its_default(left_out):
+    """The default of open_clip's text towers is CLIP's: a SigLIP without these fields is none of ours."""
+    text = {"no_causal_mask": True, "pool_type": "last", "proj_bias": True, "norm_kwargs": {"eps": 1e-6}, "heads": 2}
+    names = {"visual.trunk.attn_pool.latent": (1, 1, 16), "text.token_embedding.weight": (9, 16)}
+    names |= {"text.transformer.resblocks.0.mlp.c_fc.weight": (64, 16)}
+    stored = Stored("place", {"text_cfg": text}, None, names, {})
+    assert sizes.sizes(stored, OPEN_CLIP_SIGLIP, "text")["text.heads"] == 2
+    del text[left_out]
+    with pytest.raises(ConfigError, match=left_out):
+        sizes.sizes(stored, OPEN_CLIP_SIGLIP, "text")
+
+
+def rewritten(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_pixels_are_told_by_either_file_or_by_the_user(hf):
+    """transformers 5 writes one file for the processors of both modalities."""
+    alone = hf / "preprocessor_config.json"
+    (hf / "processor_config.json").write_text(json.dumps({"image_processor": json.loads(alone.read_text())}))
+    alone.unlink()
+    assert interop.described(str(hf))["model.image.pixels"] == "clip"
+    (hf / "processor_config.json").unlink()
+    with pytest.raises(ConfigError, match=r"does not tell model.image.pixels; .* or set --config.model.image.pixels="):
+        interop.described(str(hf))
+    assert "model.image.pixels" not in interop.described(str(hf), ["model.image.pixels"])
+
+
+@pytest.mark.parametrize("name", ["vision_model", "text_model"])
+@pytest.mark.parametrize("shape", [(7,), (0, 16)])
+def test_positions_of_no_table_describe_nothing(hf, name, shape):
+    altered(hf, lambda t: t.update({f"{name}.embeddings.position_embedding.weight": np.zeros(shape, np.float32)}))
+    with pytest.raises(ConfigError, match=r"has no table of positions in its (image|text) tower"):
+        interop.described(str(hf))
+
+
+def test_numbers_of_eight_bits_are_refused(hf, tokenizer):
+    """numpy has no such type."""
+    file = hf / "model.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header[NAME] |= {"dtype": "F8_E4M3", "shape": [header[NAME]["shape"][0], 4 * header[NAME]["shape"][1]]}
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    with pytest.raises(ConfigError, match=rf"{NAME} is of type F8_E4M3; known: F64, F32, F16, BF16"):
+        read(both(hf), tokenizer)
+
+
+def test_open_clips_bias_of_the_logits_is_read(params, tokenizer, tmp_path):
+    folder = export.write(tmp_path / "out", config(), tokenizer, params, "open_clip", "card")
+    tensors = load_file(folder / "open_clip_model.safetensors")
+    save_file(tensors | {"logit_bias": np.float32(-3) * np.ones(1, np.float32)}, folder / "open_clip_model.safetensors")
+    assert read(both(folder, objective__kind="sigmoid"), tokenizer)["bias"] == -3
 
 
 def test_weights_in_several_files_and_in_half_precision(hf, params, tokenizer):

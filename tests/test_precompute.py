@@ -240,6 +240,29 @@ def test_what_is_no_folder_of_features_is_named(folders, tmp_path):
         FeatureFiles(str(tmp_path))
 
 
+@pytest.mark.parametrize("damage", ["cut", "gone", "bytes changed", "zeros"])
+def test_damaged_files_end_the_run_whatever_is_left_out_of_the_data(folders, tmp_path, damage):
+    """Left out, as bad rows are, a file's rows would be replaced by others, of which the run without features knows nothing."""
+    shutil.copytree(folders[BOTH], tmp_path, dirs_exist_ok=True)
+    file = tmp_path / FeatureFiles(str(tmp_path)).index.shards[0].name
+    content = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(content[:-1])
+    elif damage == "zeros":
+        file.write_bytes(bytes(len(content)))
+    else:
+        content[200::300] = bytes(byte ^ 1 for byte in content[200::300])  # some in each row
+        file.write_bytes(content)
+    c = config(data=STILL | {"on_error": "skip", "max_error_share": 1.0}, **PLAIN)
+    stored = precompute.opened(with_features(c, tmp_path), dataset(), tokenizer())
+    with pytest.raises(ConfigError, match=rf"config.data.features: {file}") as raised:
+        list(itertools.islice(batches(dataset(), tokenizer(), c, start_step=0, stored=stored), 4))
+    assert "convert" not in str(raised.value)
+    assert "on_error" not in str(raised.value)
+
+
 def test_rows_that_cannot_be_used_are_replaced_as_without_features(tmp_path):
     class Holes:
         def __len__(self):

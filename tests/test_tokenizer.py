@@ -213,6 +213,18 @@ def test_padding_and_cut_of_a_tokenizer_json_become_ours(tmp_path):
     assert tokenizer.encode(["red blue s '"])[0].tolist() == [[2, 5, 6, 10, 9, 3, 4, 4]]
 
 
+@pytest.mark.parametrize("pad", ["[SEP]", {"content": "[SEP]", "special": True}, "[ABSENT]", None])
+def test_the_file_beside_a_tokenizer_json_tells_what_pads(tmp_path, pad):
+    """A SigLIP tower attends to padding, and the first SigLIP's tokenizer has a <pad> that is not what pads."""
+    path = Path(json_file(tmp_path))
+    path.with_name("tokenizer_config.json").write_text(json.dumps({"pad_token": pad}))
+    found = 0 if pad in ("[ABSENT]", None) else 3
+    assert of_file(path, len(vocabularies.PIECES)).encode(["red"])[0].tolist() == [[2, 5, 3, *5 * [found]]]
+    path.with_name("tokenizer_config.json").write_text("[")
+    with pytest.raises(DataError, match=r"tokenizer_config.json beside it holds no JSON object"):
+        of_file(path, len(vocabularies.PIECES))
+
+
 def test_a_tokenizer_json_that_puts_nothing_before_a_text(tmp_path):
     """SigLIP's has an end alone."""
     tokenizer = of_file(json_file(tmp_path, lambda fields: fields["post_processor"]["single"].pop(0)), len(vocabularies.PIECES))

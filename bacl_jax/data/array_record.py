@@ -167,12 +167,15 @@ class ArrayRecordFiles:
             raise DataError(f"{file}, row {position + 1}: {error}; {_REMEDY}", kind=error.kind, shard=file) from error
 
 
-def open_shard(file: str, shard: Shard) -> Any:
-    """The file's reader, after a check of its size and its number of rows. Its contents are checked row by row."""
+def open_shard(file: str, shard: Shard, *, index: str = INDEX, remedy: str = _REMEDY) -> Any:
+    """The file's reader, after a check of its size and its number of rows. Its contents are checked row by row.
+
+    index: the file that `shard` comes from; remedy: what to do about a damaged file; both for the message of the DataError.
+    """
     try:
         size = Path(file).stat().st_size
         if size != shard.bytes:
-            raise DataError(f"{file}: {size:,} bytes, {INDEX} says {shard.bytes:,}; {_REMEDY}", kind="syntax", shard=file)
+            raise DataError(f"{file}: {size:,} bytes, {index} says {shard.bytes:,}; {remedy}", kind="syntax", shard=file)
         reader = library.ArrayRecordReader(file, options="readahead_buffer_size:0", file_reader_buffer_size=2**15)
         rows = reader.num_records()
     except OSError as error:
@@ -180,9 +183,9 @@ def open_shard(file: str, shard: Shard) -> Any:
     except (RuntimeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{file}: not readable as ArrayRecord ({error}); {_REMEDY}", kind="syntax", shard=file) from error
+        raise DataError(f"{file}: not readable as ArrayRecord ({error}); {remedy}", kind="syntax", shard=file) from error
     if rows != shard.rows:
-        raise DataError(f"{file}: {rows:,} rows can be found, {INDEX} says {shard.rows:,}; {_REMEDY}", kind="syntax", shard=file)
+        raise DataError(f"{file}: {rows:,} rows can be found, {index} says {shard.rows:,}; {remedy}", kind="syntax", shard=file)
     return reader
 
 

@@ -90,16 +90,21 @@ class FeatureFiles:
         self._readers: Cache[Any] = Cache(OPEN_FILES)
 
     def __getitem__(self, row: int) -> dict[str, np.ndarray]:
-        """The arrays of a row by name. DataError where the row was left out for its error, or where the files are damaged."""
+        """The arrays of a row by name. DataError where the row was left out for its error.
+
+        ConfigError where the files are damaged, whatever data.on_error says: the rows themselves may be sound.
+        """
         number, position = divmod(row, self.index.shard_rows)
         shard = self.index.shards[number]
         file = str(self.folder / shard.name)
-        reader = self._readers.get(number, lambda: (array_record.open_shard(file, shard), 1))
         try:
+            reader = self._readers.get(number, lambda: (array_record.open_shard(file, shard, index=INDEX, remedy=_REMEDY), 1))
             [content] = reader.read([position])
             found = safetensors.load(content)
+        except DataError as error:
+            raise ConfigError(f"config.data.features: {error}") from error
         except (RuntimeError, ValueError, IndexError, SafetensorError) as error:
-            raise DataError(f"{file}, row {position + 1}: not readable ({error}); {_REMEDY}", kind="syntax", shard=file) from error
+            raise ConfigError(f"config.data.features: {file}, row {position + 1}: not readable ({error}); {_REMEDY}") from error
         if "error" in found:
             raise DataError(**json.loads(found["error"].tobytes()))
         return found

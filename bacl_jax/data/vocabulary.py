@@ -2,6 +2,7 @@
 
 import gzip
 import html
+import json
 import zlib
 
 import ftfy
@@ -23,7 +24,8 @@ _FORMS = "a tokenizer.json of Hugging Face, CLIP's bpe_simple_vocab_16e6.txt.gz 
 def read(path: str) -> tuple[tokenizers.Tokenizer, bool]:
     """The tokenizer of a local file, and whether its texts go through `clean_up` first. The content tells the form, not the name.
 
-    tokenizer.json:              as it says of itself: the ids of Hugging Face's fast tokenizers.
+    tokenizer.json:              as it says of itself: the ids of Hugging Face's fast tokenizers. What pads is the pad_token of the
+                                 tokenizer_config.json beside it, if that is there: the end of a text in SigLIP's.
     bpe_simple_vocab_16e6.txt.gz: the ids of open_clip and of OpenAI's CLIP, whose texts are cleaned up.
     vocab.txt:                   one token a line: the ids of Hugging Face's BertTokenizerFast, which lowers and strips accents.
 
@@ -61,9 +63,20 @@ def _bad(path: str, what: str) -> DataError:
 
 def _from_json(path: str, text: str) -> tokenizers.Tokenizer:
     try:
-        return tokenizers.Tokenizer.from_str(text)
+        tokenizer = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises plain Exception
         raise _bad(path, f"no tokenizer.json ({error}); {_FORMS}") from error
+    beside = located(path).with_name("tokenizer_config.json")
+    if not beside.is_file():
+        return tokenizer
+    try:
+        pad = json.loads(beside.read_text(encoding="utf-8")).get("pad_token")
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
+        raise _bad(path, f"{beside.name} beside it holds no JSON object ({error}); fetch it again") from error
+    pad = pad.get("content") if isinstance(pad, dict) else pad
+    if isinstance(pad, str) and (pad_id := tokenizer.token_to_id(pad)) is not None:
+        tokenizer.enable_padding(pad_id=pad_id, pad_token=pad)
+    return tokenizer
 
 
 def _clip(path: str, text: str) -> tokenizers.Tokenizer:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,8 +17,10 @@ from bacl_jax.data.files import located
 _CONFIGS = ("open_clip_config.json", "config.json")
 _WEIGHTS = ("open_clip_model.safetensors", "model.safetensors")
 _INDEX = "model.safetensors.index.json"
+_FILE = re.compile(r"[\w.-]+\.safetensors")
 _PICKLES = (b"PK\x03\x04", b"\x80")  # torch.save writes a zip of pickles, formerly a pickle
 _LARGEST_JSON = 2**26
+_TYPES = ("F64", "F32", "F16", "BF16")  # safetensors' names of what is read
 
 
 class WeightsError(ConfigError):
@@ -46,7 +49,9 @@ class Stored:
                 path = self._files[name]
                 if path not in opened:
                     opened[path] = stack.enter_context(_open(path))
-                yield name, _checked(path, name, opened[path].get_tensor(name))
+                if (kind := opened[path].get_slice(name).get_dtype()) not in _TYPES:
+                    raise WeightsError(f"{path}: {name} is of type {kind}; known: {', '.join(_TYPES)}")
+                yield name, _finite(path, name, opened[path].get_tensor(name).astype(np.float32))
 
 
 def open_weights(place: str) -> Stored:
@@ -61,6 +66,8 @@ def open_weights(place: str) -> Stored:
     for file in files:
         with _open(file) as opened:
             for name in opened.keys():  # noqa: SIM118, it is no mapping
+                if not name.isprintable():
+                    raise WeightsError(f"{file}: {name!a} is no name of a tensor; fetch it again")
                 if name in where:
                     raise WeightsError(f"{place}: {name} is both in {where[name].name} and in {file.name}; fetch the folder again")
                 shapes[name], where[name] = tuple(opened.get_slice(name).get_shape()), file
@@ -86,8 +93,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def _of_folder(place: str, folder: Path) -> list[Path]:
     if (folder / _INDEX).is_file():
         names = read_json(folder / _INDEX).get("weight_map")
-        if not isinstance(names, dict) or any(not isinstance(name, str) or Path(name).name != name for name in names.values()):
-            raise WeightsError(f"{folder / _INDEX}: weight_map must map each tensor to a file of this folder; fetch it again")
+        if not isinstance(names, dict) or not all(isinstance(name, str) and _FILE.fullmatch(name) for name in names.values()):
+            raise WeightsError(f"{folder / _INDEX}: weight_map must map each tensor to a .safetensors file of this folder; fetch it again")
         return [folder / name for name in sorted(set(names.values()))]
     for name in _WEIGHTS:
         if (folder / name).is_file():
@@ -129,22 +136,24 @@ def _pickle(path: Path) -> WeightsError:
     )
 
 
-def _checked(path: Path, name: str, array: np.ndarray) -> np.ndarray:
-    if not (array.dtype.kind == "f" or array.dtype.name == "bfloat16"):
-        raise WeightsError(f"{path}: {name} is of type {array.dtype}, not of floating point numbers")
-    array = array.astype(np.float32)
+def _finite(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     if bad := array.size - np.count_nonzero(np.isfinite(array)):
         raise WeightsError(f"{path}: {name} has {bad:,} of {array.size:,} values that are not finite; fetch it again")
     return array
 
 
 def _pixels(folder: Path, config: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and deviation, of preprocessor_config.json or of open_clip's own."""
-    beside = folder / "preprocessor_config.json"
-    found = read_json(beside) if beside.is_file() else config.get("preprocess_cfg", {})
+    """Mean and deviation, of preprocessor_config.json, of processor_config.json (transformers 5) or of open_clip's own."""
+    alone, inside = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if alone.is_file():
+        found = read_json(alone)
+    else:
+        found = (read_json(inside).get("image_processor") if inside.is_file() else None) or config.get("preprocess_cfg") or {}
     if not isinstance(found, dict):
         return None
     mean, deviation = found.get("image_mean", found.get("mean")), found.get("image_std", found.get("std"))
-    if not (isinstance(mean, list) and isinstance(deviation, list)):
+    if mean is None or deviation is None:
         return None
+    if not all(isinstance(one, list) and all(isinstance(x, int | float) for x in one) for one in (mean, deviation)):
+        raise WeightsError(f"{folder}: the pixels' mean {mean!r} and deviation {deviation!r} must be lists of numbers")
     return tuple(mean), tuple(deviation)

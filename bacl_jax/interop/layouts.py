@@ -246,13 +246,17 @@ _OPENAI = r"input_resolution|context_length|vocab_size|(.*\.)?attn_mask"  # in f
 HF_CLIP = Layout("clip", "Hugging Face", _hf_clip, HF_BLOCKS, _POSITION_IDS, _SCALE)
 HF_SIGLIP = Layout("siglip", "Hugging Face", _hf_siglip, HF_BLOCKS, _POSITION_IDS, _SCALE_AND_BIAS)
 OPEN_CLIP = Layout(
-    "clip", "open_clip", _open_clip(""), {"image": "visual.transformer.resblocks.", "text": "transformer.resblocks."}, _OPENAI, _SCALE
+    "clip",
+    "open_clip",
+    _open_clip(""),
+    {"image": "visual.transformer.resblocks.", "text": "transformer.resblocks."},
+    _OPENAI,
+    _SCALE_AND_BIAS,
 )
 OPEN_CLIP_CUSTOM = dataclasses.replace(
     OPEN_CLIP,
     rows=_open_clip("text."),
     blocks={"image": "visual.transformer.resblocks.", "text": "text.transformer.resblocks."},
-    extra=_SCALE_AND_BIAS,
 )
 OPEN_CLIP_SIGLIP = Layout(
     "siglip",

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -52,19 +52,25 @@ def opened(place: str) -> tuple[Stored, Layout]:
     return stored, layout
 
 
-def described(place: str) -> dict[str, Any]:
+def described(place: str, given: Collection[str] = ()) -> dict[str, Any]:
     """Field of a config -> its value, for a dual encoder as it was published: towers, sizes of its inputs, pixels, tokenizer.
 
-    WeightsError where one of the two towers is not there, or where the folder does not tell heads and activations (a file alone, and
-    open_clip's SigLIP); then a config has to. Reads no weights.
+    WeightsError where one of the two towers is not there, or where the folder does not tell heads, activations and pixels (a file alone,
+    and open_clip's SigLIP) and they are not among the fields `given` elsewhere. Reads no weights.
     """
     stored, layout = opened(place)
     towers = layout.all_rows(stored.shapes)
     found = {f"model.{name}": value for modality in towers for name, value in sizes.sizes(stored, layout, modality).items()}
-    told = {f"model.{modality}.{name}" for modality in MODALITIES for name in ("heads", "activation")}
-    if lacking := sorted(told - set(found)):
-        raise WeightsError(f"{place}: does not tell {', '.join(lacking)}; name a folder with its config.json and both towers")
+    told = {f"model.{modality}.{name}" for modality in MODALITIES for name in ("heads", "activation")} | {"model.image.pixels"}
+    if lacking := sorted(told - {*found, *given}):
+        raise WeightsError(
+            f"{place}: does not tell {', '.join(lacking)}; name a folder with both towers, config.json and preprocessor_config.json, or "
+            f"set {' '.join(f'--config.{name}=...' for name in lacking)}"
+        )
     shape = {(modality, path): stored.shapes.get(row.theirs, ()) for modality in towers for row in towers[modality] for path in row.ours}
+    for modality in towers:
+        if len(positions := shape[modality, "positions"]) < 2 or 0 in positions:
+            raise WeightsError(f"{place}: has no table of positions in its {modality} tower")
     patches = shape["image", "positions"][-2] - (layout.kind == "clip")
     found["data.image_size"] = math.isqrt(patches) * found["model.image.patch"]
     found["data.context_length"] = shape["text", "positions"][-2]

@@ -42,6 +42,11 @@ _OPEN_CLIP: dict[tuple[str, str], dict[str, Any]] = {  # fields of open_clip tha
     ("siglip", "vision_cfg"): {"timm_pool": "map", "timm_proj": "none"},
     ("siglip", "text_cfg"): {"pool_type": "last", "no_causal_mask": True, "proj_bias": True, "embed_cls": False, "hf_model_name": None},
 }
+_OPEN_CLIP_DEFAULTS = {  # what open_clip takes where a field is left out, if that is not what ours has
+    "siglip": {"timm_pool": "avg", "timm_proj": "linear", "pool_type": "argmax", "no_causal_mask": False, "proj_bias": False},
+    "clip": {},
+}
+_OPEN_CLIP_EPSILON = 1e-5  # where norm_kwargs leave it out
 
 
 def sizes(stored: Stored, layout: Layout, modality: Modality) -> dict[str, Any]:
@@ -66,7 +71,7 @@ def sizes(stored: Stored, layout: Layout, modality: Modality) -> dict[str, Any]:
     if stored.config:
         found |= _from_config(stored, layout, modality, width)
     named = {f"{modality}.{name}": value for name, value in found.items()}
-    if "head/kernel" in shape:
+    if len(shape.get("head/kernel", ())) == 2:  # one that is missing, or another one, is told when it is read
         named["embed_dim"] = shape["head/kernel"][0 if layout.source == "Hugging Face" or layout.kind == "siglip" else 1]
     elif layout.kind == "siglip":
         named["embed_dim"] = width
@@ -107,15 +112,14 @@ def _from_config(stored: Stored, layout: Layout, modality: Modality, width: int)
     name = "vision_config" if modality == "image" else "text_config"
     tower = _group(stored, stored.config, name) | _group(stored, stored.config, f"{name}_dict") or dict(stored.config)
     heads, activation = _HF_DEFAULTS[layout.kind, modality]
-    epsilon = tower.get("layer_norm_eps", EPSILON[layout.kind])
-    if epsilon != EPSILON[layout.kind]:
-        raise WeightsError(f"{stored.place}: its norms add {epsilon} (layer_norm_eps), those of our {layout.kind} {EPSILON[layout.kind]}")
+    _check_epsilon(stored, layout, "layer_norm_eps", tower.get("layer_norm_eps", EPSILON[layout.kind]))
     if layout.kind == "bert" and tower.get("position_embedding_type", "absolute") != "absolute":
         raise WeightsError(f"{stored.place}: position_embedding_type = {tower['position_embedding_type']!r}; only absolute is known")
     activation = tower.get("hidden_act", activation)
-    if activation not in ACTIVATIONS:
+    if activation not in list(ACTIVATIONS):  # whatever JSON holds may be compared
         raise WeightsError(f"{stored.place}: hidden_act = {activation!r}; known: {', '.join(ACTIVATIONS)}")
-    return {"heads": tower.get("num_attention_heads", heads), "activation": ACTIVATIONS[activation]}
+    heads = _whole(stored, "num_attention_heads", tower.get("num_attention_heads", heads))
+    return {"heads": heads, "activation": ACTIVATIONS[activation]}
 
 
 def _from_open_clip(stored: Stored, layout: Layout, modality: Modality, width: int) -> dict[str, Any]:
@@ -123,14 +127,29 @@ def _from_open_clip(stored: Stored, layout: Layout, modality: Modality, width: i
     name = "vision_cfg" if modality == "image" else "text_cfg"
     tower = _group(stored, model, name)
     for field, ours in _OPEN_CLIP[layout.kind, name].items():
-        if (value := tower.get(field, ours)) != ours:
+        if (value := tower.get(field, _OPEN_CLIP_DEFAULTS[layout.kind].get(field, ours))) != ours:
             raise WeightsError(f"{stored.place}: {name}.{field} = {value!r}; known: {ours!r}")
     if layout.kind == "siglip" and modality == "image":
         return {}  # timm's towers: heads and activation are in timm's code, not in a file
+    _check_epsilon(stored, layout, f"{name}.norm_kwargs.eps", _group(stored, tower, "norm_kwargs").get("eps", _OPEN_CLIP_EPSILON))
     tanh = _group(stored, tower, "act_kwargs").get("approximate") == "tanh"
     activation = "quick_gelu" if model.get("quick_gelu") else "gelu_tanh" if tanh else "gelu"
-    heads = tower.get("heads", 8) if modality == "text" else width // tower.get("head_width", 64)
+    if modality == "text":
+        heads = _whole(stored, "text_cfg.heads", tower.get("heads", 8))
+    else:
+        heads = width // _whole(stored, "vision_cfg.head_width", tower.get("head_width", 64))
     return {"heads": heads, "activation": activation}
+
+
+def _check_epsilon(stored: Stored, layout: Layout, field: str, epsilon: Any) -> None:
+    if epsilon != EPSILON[layout.kind]:
+        raise WeightsError(f"{stored.place}: its norms add {epsilon} ({field}), those of our {layout.kind} {EPSILON[layout.kind]}")
+
+
+def _whole(stored: Stored, field: str, value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise WeightsError(f"{stored.place}: {field} = {value!r} of its config file must be a whole number, 1 or more")
+    return value
 
 
 def _group(stored: Stored, config: Mapping[str, Any], name: str) -> dict[str, Any]:
