@@ -189,7 +189,7 @@ class Run:
     def benchmarks(self, workdir: str | os.PathLike[str], params: Any, step: int, tasks: Sequence[str]) -> None:
         """Tasks on data of their own: DIR/eval/<step>/<task>.json, and in DIR/eval/<step>/<task> the list of what was not scored.
 
-        A task that the run's own data have, too, goes to DIR/eval/<step>/<name of the file>/.
+        A task that the run's own data have, too, goes to DIR/eval/<step>/<name of the file>_<split>/.
         """
         encoder = Encoder(self.trainer, on_local_devices(params), self.tokenizer, self.config, show_progress=True)
         for task in tasks:
@@ -199,7 +199,7 @@ class Run:
             paths.append(benchmark_report.write_left_out(paths[0].with_suffix("") / "left_out.csv", outcome.left_out))
             print(f"step {step}, {path}")
             report.print_tables({task: outcome.metrics})
-            print("\n".join(map(str, paths)))
+            print(benchmark_report.not_understood(outcome.metrics) + "\n".join(map(str, paths)))
 
     def audit(self, workdir: str | os.PathLike[str], step: int) -> None:
         """The task `audit` on the pairs of eval.audit.split, by the checkpoints of eval.audit.steps, `step` the newest.

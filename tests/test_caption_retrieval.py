@@ -169,3 +169,9 @@ def test_where_the_pictures_are(coco, tmp_path):
 def test_the_task_runs_on_the_file_only_where_one_is_named(coco):
     assert suite.on_files(settings(), ["retrieval", "aro"]) == ["aro"]
     assert suite.on_files(settings(path=str(coco)), ["retrieval", "halftrue"]) == ["retrieval"]
+
+
+def test_no_two_splits_write_to_one_folder():
+    """Nor does a file that is called as a split of the run's own data."""
+    folders = [suite.subfolder_of(settings(path="a/validation.csv", split=split), "retrieval") for split in ("test", "train")]
+    assert folders == ["validation_test", "validation_train"]

@@ -111,6 +111,15 @@ def test_what_has_results_is_kept(workdir, reports, capsys):
     assert (workdir / "plots" / "checkpoints_validation.png").is_file()
 
 
+@pytest.mark.parametrize("damaged", ["", "[]", "{}", '{"config_sha256": '])
+def test_a_damaged_result_is_made_anew(workdir, reports, damaged):
+    checkpoints.evaluate(str(workdir), "3,5", asked())
+    (workdir / "eval" / "3" / "retrieval.json").write_text(damaged)
+    checkpoints.evaluate(str(workdir), "3,5", asked())
+    assert [step for _, step in reports] == [3, 5, 3]
+    assert results(workdir, 3)
+
+
 def test_a_damaged_checkpoint_is_a_line_among_several(workdir, reports, capsys):
     (workdir / "checkpoints" / "5" / "params" / "manifest.ocdbt").write_bytes(b"")
     checkpoints.evaluate(str(workdir), "all", asked())

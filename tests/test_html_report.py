@@ -19,7 +19,7 @@ from bacl_jax.eval import page, page_charts
 from bacl_jax.eval.compositional import scored_pairs
 from bacl_jax.eval.examples import captions_to_images, confusion, gather, images_to_captions
 from bacl_jax.eval.page_charts import Line
-from bacl_jax.eval.page_record import read
+from bacl_jax.eval.page_record import grouped, read
 
 VOID = {"meta", "link", "img", "br", "path", "rect", "image"}
 
@@ -283,6 +283,23 @@ def test_several_runs_side_by_side(tmp_path):
         ["image to text, R@1", "90.0", "95.0 (best)", "0.2"],
     ]
     assert "contrastive loss" in shown.text("h3")
+
+
+def test_only_what_is_better_when_it_is_more_has_a_best_run(tmp_path):
+    first, second = (write_run(tmp_path / name) for name in ("a", "b"))
+    for run, lost in ((first, 10.0), (second, 30.0)):
+        result(run, 40, "robustness", {"i2t_R@1/delete_0.1": 50 - lost, "i2t_R@1_lost/delete_0.1": lost, "weight": lost})
+    shown = Page(page.write(first, compare=[second]).read_text(encoding="utf-8"))
+    assert ["image to text, R@1: delete 0.1", "40.0 (best)", "20.0"] in shown.table("a, step 40", "b, step 40", "delete")
+    for name in ("image to text, R@1 lost: delete 0.1", "weight"):
+        assert [name, "10.0", "30.0"] in shown.table("a, step 40", "b, step 40", "delete")
+
+
+def test_the_runs_own_results_come_before_those_on_files(tmp_path):
+    run = write_run(tmp_path / "run")
+    result(run, 40, "retrieval", {"n": 5}, data="/a.json", subfolder="a_test")
+    keys = list(grouped(read(run).results))
+    assert [key[2] for key in keys if key[0] == "retrieval"] == ["", "a_test", "validation"]
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

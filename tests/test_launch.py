@@ -182,12 +182,12 @@ def test_benchmarks_in_their_published_files(finished, manifest, tmp_path):
     )
     assert {"text_score", "image_score", "group_score", "text_score_blind"} <= numbers.keys()
     assert (found["classification"]["metrics"]["n"], found["classification"]["metrics"]["top5"]) == (4, 100)
-    captioned = json.loads((workdir / "eval" / "4" / manifest.stem / "retrieval.json").read_text())
+    captioned = json.loads((workdir / "eval" / "4" / f"{manifest.stem}_test" / "retrieval.json").read_text())
     assert captioned["data"] == str(manifest)
     assert captioned["metrics"]["n"] == captioned["metrics"]["n_entries"] > 4
     listed = workdir / "eval" / "4" / "winoground" / "left_out.csv"
     assert "nowhere.png,missing" in listed.read_text()
-    for part in ("winoground, 1 of 2 entries", "classification, 4 of 4 entries", "group score", str(listed)):
+    for part in ("winoground, 1 of 2 entries", "classification, 4 of 4 entries", "group score", str(listed), "texts: 100.0 % of"):
         assert part in done.stdout
 
 

@@ -146,6 +146,14 @@ def test_the_task_matches_the_reference_over_the_four_galleries():
     assert (found["n"], found["n_captions"], found["n_captions_all"], found["n_images_all"]) == (17, 12, 40, 47)
 
 
+def test_a_collapsed_model_scores_chance_in_the_task():
+    data, params = scene()
+    params = {name: np.ones_like(values) / np.sqrt(values.shape[1]) for name, values in params.items()}
+    found = R.retrieval(R.Embeddings(Trainer(), params, data, Tokenizer(), CONFIG, "test"))
+    for name in (f"{way}_R@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)):
+        assert 0 < found[f"{name}_chance"] == pytest.approx(found[name])
+
+
 def test_training_images_are_encoded_only_when_asked_for():
     data, params = scene()
     trainer = Trainer()

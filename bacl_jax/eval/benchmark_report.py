@@ -33,6 +33,15 @@ def table(task: str, metrics: Mapping[str, float]) -> Table:
     return out
 
 
+def not_understood(metrics: Mapping[str, float]) -> str:
+    """A line on the share of the texts that the tokenizer does not know or cuts, where there are any; else ""."""
+    if not (metrics.get("unknown_tokens") or metrics.get("cut_captions")):
+        return ""
+    return (
+        f"texts: {metrics['unknown_tokens']:.1f} % of their tokens are unknown to the tokenizer, {metrics['cut_captions']:.1f} % are cut\n"
+    )
+
+
 def write_left_out(path: str | os.PathLike[str], left_out: Sequence[LeftOut]) -> Path:
     """A CSV file with a line for every entry that was not scored, and a header also where there is none. An old file is replaced."""
     path = Path(path)

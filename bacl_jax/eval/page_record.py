@@ -90,11 +90,16 @@ def _result(path: Path, folder: Path) -> Result | None:
 
 
 def grouped(results: list[Result]) -> dict[tuple[str, str, str], list[Result]]:
-    """(task, data, subfolder) -> results by step."""
+    """(task, data, subfolder) -> results by step; of a task, those of the run's report come first."""
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.task, result.data, result.subfolder), []).append(result)
-    return dict(sorted(groups.items(), key=lambda item: (item[0][0] not in FIRST, FIRST.get(item[0][0], 0), item[0])))
+
+    def place(key: tuple[str, str, str]) -> tuple:
+        task, data, subfolder = key
+        return task not in FIRST, FIRST.get(task, 0), task, subfolder != "", data, subfolder
+
+    return {key: groups[key] for key in sorted(groups, key=place)}
 
 
 def bases(metrics: Mapping[str, Any]) -> list[str]:
@@ -145,8 +150,8 @@ def is_count(name: str) -> bool:
 
 
 def is_score(name: str) -> bool:
-    """Whether more is better: a share of right answers in percent. (`ael_token` is high for any network.)"""
-    other = ("median_rank", "ael_token", "unknown_tokens", "cut_captions")
+    """Whether more is better: a share of right answers in percent. (`ael_token` is high for any network; `weight` is the probe's.)"""
+    other = ("median_rank", "ael_token", "unknown_tokens", "cut_captions", "_lost/", "weight")
     return not is_count(name) and not any(word in name for word in other)
 
 

@@ -128,7 +128,7 @@ def _robustness_table(metrics: Mapping[str, float]) -> Table:
     names = ("i2t_R@1", "t2i_R@1")
     table.add_row("as they are", *(text for name in names for text in (_percentage(metrics, name), "")))
     for under in (name.partition("/")[2] for name in metrics if name.startswith("i2t_R@1/")):
-        numbers = [text for name in names for text in (f"{metrics[f'{name}/{under}']:.1f}", f"{-metrics[f'{name}_lost/{under}']:+.1f}")]
+        numbers = [text for name in names for text in (f"{metrics[f'{name}/{under}']:.1f}", f"{0 - metrics[f'{name}_lost/{under}']:+.1f}")]
         table.add_row(under.replace("_", " "), *numbers)
     table.add_row("chance", *(text for name in names for text in (_percentage(metrics, f"{name}_chance"), "")))
     return table

@@ -296,7 +296,7 @@ def retrieval(embeddings: Embeddings, *, all_images: bool = True) -> dict[str, f
     t2i: every caption of the split against the split's images, and (`_all`, unless `all_images` is False: it has
     every training image encoded) against all images of the data set. An image's positives are the captions it is
     paired with; a caption's are the images paired with it, wherever they are.
-    Suffix `_chance`, of R@k on the split's own captions and images: what guessing gets.
+    `<way>_R@k_chance`, with `all_images`: what guessing among the split's own gets.
     `n`: image queries; `n_captions`: caption queries; `n_captions_all`, `n_images_all`: sizes of the full galleries.
     """
     images, captions, right_captions, right_images = own_pairs(embeddings)
@@ -305,7 +305,7 @@ def retrieval(embeddings: Embeddings, *, all_images: bool = True) -> dict[str, f
     metrics = measure(z, w[captions], right_captions, "i2t")
     metrics |= measure(z, w, [[int(captions[c]) for c in row] for row in right_captions], "i2t", "_all")
     metrics |= measure(w[captions], z, right_images, "t2i")
-    metrics |= chance(right_captions, len(captions), "i2t") | chance(right_images, len(z), "t2i")
+    guessed = chance(right_captions, len(captions), "i2t") | chance(right_images, len(z), "t2i")
     metrics |= {"n": len(images), "n_captions": len(captions), "n_captions_all": len(w)}
     if all_images:
         others, other_captions = embeddings.other_images
@@ -313,4 +313,5 @@ def retrieval(embeddings: Embeddings, *, all_images: bool = True) -> dict[str, f
         right_images = [row + elsewhere.get(int(captions[c]), []) for c, row in enumerate(right_images)]
         metrics |= measure(w[captions], np.concatenate([z, others]), right_images, "t2i", "_all")
         metrics["n_images_all"] = len(z) + len(others)
+        metrics |= guessed
     return metrics

@@ -41,8 +41,9 @@ def path_of(config: Config, task: str) -> str | None:
 
 
 def subfolder_of(config: Config, task: str) -> str:
-    """Where its results go in DIR/eval/<step>: those of a task that the run's own data have, too, do not replace the run's report."""
-    return Path(str(path_of(config, task))).stem if task in TASKS else ""
+    """Where its results go in DIR/eval/<step>: those of a task that the run's own data have, too, do not replace the run's report, nor
+    those of another split of the file or of the run's data."""
+    return f"{Path(str(path_of(config, task))).stem}_{config.eval.retrieval.split}" if task in TASKS else ""
 
 
 def check_tasks(tasks: Sequence[str], allowed: Sequence[str] = tuple(TASKS)) -> None:
@@ -96,12 +97,12 @@ def write(
 
 
 def read(workdir: str | os.PathLike[str], step: int, task: str, *, config_sha256: str, subfolder: str = "") -> dict[str, float] | None:
-    """The metrics that `write` left for a step and task; None where there are none, or those of another config."""
+    """The metrics that `write` left for a step and task; None where there are none, those of another config, or a damaged file."""
     try:
         entry = json.loads((Path(workdir) / "eval" / str(step) / subfolder / f"{task}.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return entry["metrics"] if entry["config_sha256"] == config_sha256 else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    return entry["metrics"] if entry["config_sha256"] == config_sha256 else None
 
 
 def _write_atomically(path: Path, text: str) -> None:
