@@ -441,6 +441,10 @@ def test_the_card_tells_what_the_run_scored(tmp_path):
     assert "12,345 parameters" in text
     assert "CLIPModel.from_pretrained" in text
     assert "not evaluated" in card.card(config(), 20, "open_clip", {}, 1)
+    adopted = card.card(both("published/clip"), 0, "hf", {}, 1)
+    assert "began as those of published/clip" in adopted
+    assert "not trained further" in adopted
+    assert "for 20 steps" in text
 
 
 def test_the_tokenizer_in_clips_form(tokenizer):

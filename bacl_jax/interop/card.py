@@ -26,8 +26,7 @@ logits = model.eval().get_logits(pixels, tokens)[0]""",
 def card(config: Config, step: int, target: str, results: Mapping[str, Mapping[str, Any]], parameters: int) -> str:
     """Markdown, with the front matter that model hubs read. results: as `read_results` gives them."""
     library = {"hf": "transformers", "open_clip": "open_clip"}[target]
-    image, text, objective = config.model.image, config.model.text, config.objective
-    parts = [objective.kind, *(name for name, on in (("BNS", objective.bns.enabled), ("CLA", objective.cla.enabled)) if on)]
+    image, text = config.model.image, config.model.text
     return "\n".join(
         [
             "---",
@@ -36,16 +35,14 @@ def card(config: Config, step: int, target: str, results: Mapping[str, Mapping[s
             "tags: [clip, contrastive, bacl]",
             "---",
             "",
-            "# A dual encoder trained by bacl_jax",
+            "# A dual encoder of bacl_jax",
             "",
             f"{parameters:,} parameters: an image tower of {image.depth} blocks of width {image.width} on {config.data.image_size} px in "
             f"patches of {image.patch}, a text tower of {text.depth} blocks of width {text.width} on {config.data.context_length} tokens, "
             f"embeddings of {config.model.embed_dim}.",
             "",
-            f"Trained on {_data(config)} for {step:,} steps of {config.train.batch_size:,} pairs with {' + '.join(parts)} (arXiv "
-            f"2511.08399), seed {config.seed}; config {sha256(config)[:12]}. The layers of BNS and CLA serve training and are not here.",
-            "",
-            "Captions are normalised before they are tokenised: NFC, lower case, single spaces.",
+            *_origin(config, step),
+            "Its own evaluation tokenises captions in lower case, with single spaces (NFC).",
             "",
             "## Use",
             "",
@@ -56,6 +53,23 @@ def card(config: Config, step: int, target: str, results: Mapping[str, Mapping[s
             *_results(results),
         ]
     )
+
+
+def _origin(config: Config, step: int) -> Iterator[str]:
+    """Where the weights come from: the published ones that they began as, and the training."""
+    objective = config.objective
+    began = {tower.pretrained: None for tower in (config.model.image, config.model.text) if tower.pretrained}
+    if began:
+        yield f"Its weights began as those of {', '.join(began)}, under the licence that they came with."
+    if step:
+        parts = [objective.kind, *(name for name, on in (("BNS", objective.bns.enabled), ("CLA", objective.cla.enabled)) if on)]
+        yield (
+            f"Trained on {_data(config)} for {step:,} steps of {config.train.batch_size:,} pairs with {' + '.join(parts)} (arXiv 2511.08399), "
+            f"seed {config.seed}; config {sha256(config)[:12]}. The layers of BNS and CLA serve training and are not here."
+        )
+    else:
+        yield "It was not trained further."
+    yield ""
 
 
 def read_results(workdir: str | Path, step: int) -> dict[str, dict[str, Any]]:
