@@ -64,8 +64,8 @@ def _origin(config: Config, step: int) -> Iterator[str]:
     if step:
         parts = [objective.kind, *(name for name, on in (("BNS", objective.bns.enabled), ("CLA", objective.cla.enabled)) if on)]
         yield (
-            f"Trained on {_data(config)} for {step:,} steps of {config.train.batch_size:,} pairs with {' + '.join(parts)} "
-            f"(arXiv 2511.08399), seed {config.seed}; config {sha256(config)[:12]}. The layers of BNS and CLA serve training and are not here."
+            f"Trained on {_data(config)} for {step:,} steps of {config.train.batch_size:,} pairs with {' + '.join(parts)} (arXiv "
+            f"2511.08399), seed {config.seed}; config {sha256(config)[:12]}. The layers of BNS and CLA serve training and are not here."
         )
     else:
         yield "It was not trained further."
