@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from bacl_jax.config import Config, ConfigError, default_config_dict, from_config_dict, to_dict
 from bacl_jax.interop import described
 from bacl_jax.train.checkpoint import lock_workdir
-from launch import command, session
+from launch import beginning, command
 
 CONFIG = config_flags.DEFINE_config_dict("config", default_config_dict())
 PATH = flags.DEFINE_string("path", None, "Folder of the published model.")
@@ -33,7 +33,7 @@ def main() -> None:
     overrides = cast(Any, flags.FLAGS["config"]).override_values
     config = from_config_dict(command.overridden(to_dict(Config()), described(PATH.value, overrides) | overrides))
     with lock_workdir(WORKDIR.value):
-        session.adopt(config, WORKDIR.value)
+        beginning.adopt(config, WORKDIR.value)
     print(f"{WORKDIR.value} holds {PATH.value} as step 0")
 
 

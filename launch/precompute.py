@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from bacl_jax.config import ConfigError, from_config_dict
 from bacl_jax.data.features import DTYPES
-from launch import command, session
+from launch import beginning, command
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Python file with get_config().")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the features.")
@@ -28,7 +28,7 @@ def main() -> None:
     if CONFIG.value is None or WORKDIR.value is None:
         raise ConfigError("--config and --workdir must be given: --config=configs/emoji_bacl.py --workdir=runs/features; --help tells more")
     out = Path(WORKDIR.value)
-    index = session.precompute(from_config_dict(CONFIG.value), out, DTYPE.value)
+    index = beginning.precompute(from_config_dict(CONFIG.value), out, DTYPE.value)
     size = sum(shard.bytes for shard in index.shards)
     print(f"{index.rows:,} rows, {' and '.join(index.towers)}, {index.dtype}, {size / 2**20:,.1f} MiB: --config.data.features={out}")
 

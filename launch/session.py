@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +9,10 @@ from typing import Any
 
 import jax
 
-from bacl_jax import data, interop, partition, paths, schedules
+from bacl_jax import data, partition, paths, schedules
 from bacl_jax.config import Config, ConfigError, sha256
 from bacl_jax.data.faults import Faults, summary
-from bacl_jax.data.features import FeatureFiles, Index
+from bacl_jax.data.features import FeatureFiles
 from bacl_jax.data.order import PartnerLists
 from bacl_jax.data.sampler import Sampler
 from bacl_jax.data.source import DataSet
@@ -28,16 +26,16 @@ from bacl_jax.eval.head import train_head
 from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.mesh import make_mesh, on_local_devices, process_blocks, to_host
 from bacl_jax.train import precompute as stored_features
-from bacl_jax.train.checkpoint import Checkpoints, Position, check_workdir, claim_workdir
+from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir
 from bacl_jax.train.hooks import Preemption
 from bacl_jax.train.loop import Loop
-from bacl_jax.train.processes import agree, on_process_0
+from bacl_jax.train.processes import on_process_0
 from bacl_jax.train.state import TrainState
 from bacl_jax.train.step import Trainer, build
 from bacl_jax.types import Batch
 from launch import distributed
+from launch.beginning import begin, check_rows, keep_rows, read_data, tokenizer_of
 
-ROWS = "rows.json"  # in the workdir: the number of training rows that the run was begun with
 HEAD_STEPS = 500  # of the cross-modal head that localisation gets for a model without one
 
 
@@ -246,54 +244,11 @@ def audited_steps(kept: Sequence[int], wanted: Sequence[int], newest: int) -> li
     return sorted({step for step in wanted or kept if step <= newest})
 
 
-def read_data(config: Config) -> DataSet:
-    """The data of a config, when all processes have read them; ConfigError where no row is for training."""
-    dataset = data.load(config.data)
-    if not len(dataset.train):
-        raise ConfigError(f"config.data.path = {config.data.path!r}: no row is for training ({dataset.description})")
-    agree("the data are read", {"the number of rows": rows_of(dataset), "the held-out captions": _digest(dataset.captions)})
-    return dataset
-
-
-def rows_of(dataset: DataSet) -> list[int]:
-    """Training rows of each part: what the order of the rows depends on."""
-    return [part.rows for part in dataset.parts()]
-
-
-def _digest(what: Any) -> str:
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
-
-
-def check_rows(workdir: str | os.PathLike[str], dataset: DataSet) -> None:
-    """ConfigError where the workdir was begun with another number of rows: they would come in another order, some twice."""
-    path = Path(workdir) / ROWS
-    try:
-        begun = json.loads(path.read_text())["training rows"]
-    except FileNotFoundError:
-        return
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not what a run wrote; delete it, if the data are those that the run was begun with") from error
-    if begun != rows_of(dataset):
-        raise ConfigError(
-            f"{workdir} was begun with {begun} training rows in its sources, and now there are {rows_of(dataset)}: the rows would come in "
-            f"another order. Restore the files, or take another --workdir; to go on all the same, delete {path}"
-        )
-
-
-def keep_rows(workdir: str | os.PathLike[str], dataset: DataSet) -> None:
-    """Writes what `check_rows` reads, where it is not there."""
-    path = Path(workdir) / ROWS
-    if jax.process_index() == 0 and not path.exists():
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps({"training rows": rows_of(dataset)}) + "\n")
-        unfinished.replace(path)
-
-
 def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
     """Takes the tokenizer from the newest checkpoint, or reads or trains it; builds the trainer. Compiles nothing yet."""
     checkpoints.check_config(config)
     mesh = make_mesh(config.mesh)
-    tokenizer = _tokenizer(config, dataset, checkpoints)
+    tokenizer = tokenizer_of(config, dataset, checkpoints)
     if cut := tokenizer.too_long(dataset.captions):
         print(f"{cut:,} of {len(dataset.captions):,} captions are cut to data.context_length = {tokenizer.context_length} tokens")
     features = stored_features.opened(config, dataset, tokenizer)
@@ -312,65 +267,6 @@ def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
         for name, errors in dataset.left_out_by_part().items():
             faults.opened(name, errors)
     return Run(config, lambda: dataset, tokenizer, trainer, faults, features=features)
-
-
-def precompute(config: Config, out: Path, dtype: str) -> Index:
-    """Stores what the frozen towers of a run make of its training rows, with the weights that it begins with, in the folder `out`."""
-    dataset = read_data(config)
-    tokenizer = _new_tokenizer(config, dataset)
-    trainer = build(config, tokenizer.vocab_size, make_mesh(config.mesh))
-    params = trainer.eval_params(begin(config, trainer, trainer.init(config.seed)))
-    return stored_features.write(trainer, params, dataset, tokenizer, out, dtype=dtype)
-
-
-def _tokenizer(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Tokenizer:
-    """A checkpoint's own tokenizer wins: a vocabulary file that changed meanwhile, or is gone, is not looked at."""
-    if checkpoints.steps():
-        return Tokenizer.from_json(checkpoints.read_json("tokenizer"))
-    return _new_tokenizer(config, dataset)
-
-
-def _new_tokenizer(config: Config, dataset: DataSet) -> Tokenizer:
-    """The tokenizer that a run of this config begins with."""
-    if config.data.tokenizer == "file":
-        tokenizer, origin = Tokenizer.read(config.data), f"read from {config.data.tokenizer_path}"
-    else:
-        captions = dataset.training_captions()
-        tokenizer, origin = Tokenizer.train(captions, config.data), f"trained on {len(captions):,} captions"
-    agree("the tokenizer is there", {"the tokenizer's digest": _digest(tokenizer.to_json())})
-    print(f"tokenizer {config.data.tokenizer}: {tokenizer.vocab_size:,} tokens, {origin}")
-    return tokenizer
-
-
-def adopt(config: Config, workdir: str) -> None:
-    """A workdir with a checkpoint of step 0, whose towers have the published weights that the config names. No data are read.
-
-    ConfigError where the workdir has a checkpoint, or the config names no vocabulary file.
-    """
-    if config.data.tokenizer != "file":
-        raise ConfigError(
-            f"config.data.tokenizer = {config.data.tokenizer!r}: the published tokenizer is needed; set "
-            "--config.data.tokenizer=file --config.data.tokenizer_path=FILE --config.data.vocab_size=TOKENS"
-        )
-    with Checkpoints(workdir) as checkpoints:
-        if steps := checkpoints.steps():
-            raise ConfigError(f"--workdir={workdir}: has checkpoints of steps {', '.join(map(str, steps))}; take another one")
-        tokenizer = Tokenizer.read(config.data)
-        trainer = build(config, tokenizer.vocab_size, make_mesh(config.mesh), training=False)
-        state = begin(config, trainer, trainer.init(config.seed))
-        claim_workdir(workdir, config)
-        checkpoints.save(state, Position(), [], config, tokenizer.to_json())
-        checkpoints.wait()
-
-
-def begin(config: Config, trainer: Trainer, state: TrainState) -> TrainState:
-    """A fresh state with the published weights that the config names, if any."""
-    weights = interop.weights(config, {path: leaf.shape for path, leaf in paths.named(state.params)})
-    if weights:
-        count = sum(array.size for array in weights.values())
-        places = {tower.pretrained: None for tower in (config.model.image, config.model.text) if tower.pretrained}
-        print(f"{count:,} parameters begin as those of {', '.join(places)}")
-    return trainer.with_weights(state, weights) if weights else state
 
 
 def train(config: Config, workdir: str, preemption: Preemption) -> bool:

@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from bacl_jax.config import Config, DataConfig, EvalConfig
+from bacl_jax.config import Config, DataConfig
+from bacl_jax.config_eval import EvalConfig
 from bacl_jax.types import Features
 
 CONFIG = Config(data=DataConfig(image_size=32), eval=EvalConfig(batch_size=16, chunk=8))

@@ -14,7 +14,8 @@ from PIL import Image
 from rich.console import Console
 from vocabularies import CLIP_SIZE, clip_file
 
-from bacl_jax.config import AuditConfig, ConfigError, DataConfig, MeshConfig
+from bacl_jax.config import ConfigError, DataConfig, MeshConfig
+from bacl_jax.config_eval import AuditConfig
 from bacl_jax.data.source import DataError, Example
 from bacl_jax.data.tokenizer import Tokenizer as RealTokenizer
 from bacl_jax.eval import audit_report, corpus, neighbours

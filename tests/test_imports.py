@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"types", "settings"},
     {"rules"},
-    {"config", "mesh", "schedules"},
+    {"config", "config_eval", "mesh", "schedules"},
     {"partition", "optim", "paths"},
     {"data", "models", "objective"},
     {"addon", "addon_features", "theory"},
@@ -21,6 +21,7 @@ SINGLE_FILES = {
     "rules",
     "settings",
     "config",
+    "config_eval",
     "mesh",
     "schedules",
     "partition",

@@ -4,7 +4,8 @@ from eval_fakes import CONFIG, Tokenizer, Trainer, unit
 from PIL import Image
 from scipy.optimize import minimize
 
-from bacl_jax.config import ConfigError, ProbeConfig, from_config_dict, to_dict
+from bacl_jax.config import ConfigError, from_config_dict, to_dict
+from bacl_jax.config_eval import ProbeConfig
 from bacl_jax.data.source import DataError
 from bacl_jax.eval import benchmark_report, suite
 from bacl_jax.eval.encoder import Encoder

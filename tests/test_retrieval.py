@@ -7,7 +7,8 @@ import pytest
 import tiny
 from eval_fakes import CONFIG, Tokenizer, Trainer, dataset, unit
 
-from bacl_jax.config import ConfigError, EvalConfig
+from bacl_jax.config import ConfigError
+from bacl_jax.config_eval import EvalConfig
 from bacl_jax.data import tokenizer
 from bacl_jax.data.source import ArraySource, assemble
 from bacl_jax.eval import retrieval as R

@@ -10,7 +10,7 @@ import pytest
 from bacl_jax.config import ConfigError
 from bacl_jax.data.source import Part
 from bacl_jax.train import processes
-from launch import session
+from launch import beginning
 
 
 def dataset(*rows):
@@ -18,22 +18,22 @@ def dataset(*rows):
 
 
 def test_a_run_goes_on_with_the_rows_it_was_begun_with(tmp_path):
-    session.check_rows(tmp_path, dataset(10, 20))  # begun now
-    session.keep_rows(tmp_path, dataset(10, 20))
-    session.check_rows(tmp_path, dataset(10, 20))
-    session.keep_rows(tmp_path, dataset(10, 19))  # what was begun stays
+    beginning.check_rows(tmp_path, dataset(10, 20))  # begun now
+    beginning.keep_rows(tmp_path, dataset(10, 20))
+    beginning.check_rows(tmp_path, dataset(10, 20))
+    beginning.keep_rows(tmp_path, dataset(10, 19))  # what was begun stays
     assert json.loads((tmp_path / "rows.json").read_text()) == {"training rows": [10, 20]}
     with pytest.raises(ConfigError, match=r"begun with \[10, 20\] training rows.* now there are \[10, 19\].*delete .*rows\.json"):
-        session.check_rows(tmp_path, dataset(10, 19))
+        beginning.check_rows(tmp_path, dataset(10, 19))
     (tmp_path / "rows.json").unlink()
-    session.check_rows(tmp_path, dataset(10, 19))
+    beginning.check_rows(tmp_path, dataset(10, 19))
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]"])
 def test_a_damaged_file_of_rows_says_so(tmp_path, content):
     (tmp_path / "rows.json").write_text(content)
     with pytest.raises(ConfigError, match=r"rows\.json: not what a run wrote; delete it"):
-        session.check_rows(tmp_path, dataset(10))
+        beginning.check_rows(tmp_path, dataset(10))
 
 
 class Store:

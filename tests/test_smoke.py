@@ -20,7 +20,7 @@ from bacl_jax.interop import layouts
 from bacl_jax.models import Model
 from bacl_jax.train.checkpoint import Checkpoints, claim_workdir
 from bacl_jax.train.hooks import Preemption
-from launch import session
+from launch import beginning, session
 
 CONFIGS = sorted(path.stem for path in Path("configs").glob("*.py") if path.stem not in ("base", "laion400m", "__init__"))
 SMALL = {
@@ -114,10 +114,10 @@ def test_two_steps(name, tmp_path, monkeypatch):
     config = from_config_dict(settings)
     claim_workdir(tmp_path / "run", config)
     with Preemption() as preemption, Checkpoints(tmp_path / "run") as checkpoints:
-        outcome = session.open_run(config, session.read_data(config), checkpoints).loop(checkpoints).run(preemption)
+        outcome = session.open_run(config, beginning.read_data(config), checkpoints).loop(checkpoints).run(preemption)
         assert (outcome.status, int(outcome.state.step), int(outcome.state.skipped)) == ("done", 2, 0)
         assert checkpoints.steps() == [2]
         if config.data.tokenizer_path is not None:  # the checkpoint's own tokenizer wins
             Path(config.data.tokenizer_path).write_text("another vocabulary")
-            run = session.open_run(config, session.read_data(config), checkpoints)
+            run = session.open_run(config, beginning.read_data(config), checkpoints)
             assert run.tokenizer.vocab_size == config.data.vocab_size

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from bacl_jax.config import AuditConfig
+from bacl_jax.config_eval import AuditConfig
 from bacl_jax.data.source import DataError
 from bacl_jax.eval.compositional import row_scores
 from bacl_jax.eval.corpus import Corpus

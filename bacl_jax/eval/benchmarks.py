@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from bacl_jax.config import BenchmarkConfig, ConfigError
+from bacl_jax.config import ConfigError
+from bacl_jax.config_eval import BenchmarkConfig
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.formats import READERS, Entry, LeftOut
 from bacl_jax.eval.retrieval import TIE

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from bacl_jax.config import CaptionedConfig, ConfigError
+from bacl_jax.config import ConfigError
+from bacl_jax.config_eval import CaptionedConfig
 from bacl_jax.data import records
 from bacl_jax.data.source import DataError
 from bacl_jax.eval.encoder import Shown

@@ -15,7 +15,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from bacl_jax.config import ConfigError, ProbeConfig
+from bacl_jax.config import ConfigError
+from bacl_jax.config_eval import ProbeConfig
 from bacl_jax.data.source import DataError
 from bacl_jax.eval.benchmarks import Outcome
 from bacl_jax.eval.encoder import Encoder

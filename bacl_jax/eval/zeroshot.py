@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from bacl_jax.config import ClassificationConfig, ConfigError
+from bacl_jax.config import ConfigError
+from bacl_jax.config_eval import ClassificationConfig
 from bacl_jax.data import transforms
 from bacl_jax.data.source import DataError
 from bacl_jax.data.tfds_source import TfdsRows
