@@ -102,16 +102,13 @@ def compare(workdir: str, folder: Path, split: str) -> dict[str, Mapping[str, fl
     return results
 
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of configs/emoji_vit_bacl.py.", required=True)
-SPLIT = flags.DEFINE_string("split", "test", "validation or test.")
-
-
 def main(argv: list[str]) -> None:
     del argv
+    workdir, split = flags.FLAGS.workdir, flags.FLAGS.split
     allow_missing_operators()
     with tempfile.TemporaryDirectory() as folder:
-        results = compare(WORKDIR.value, Path(folder), SPLIT.value)
-    table = Table(title=f"{WORKDIR.value}, {SPLIT.value} (percent)")
+        results = compare(workdir, Path(folder), split)
+    table = Table(title=f"{workdir}, {split} (percent)")
     names = [f"{direction}_R@{k}" for direction in ("i2t", "t2i") for k in TOP]
     for column in ("evaluated through", *names):
         table.add_column(column, justify="right")
@@ -120,5 +117,7 @@ def main(argv: list[str]) -> None:
     Console(width=120).print(table)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # a test imports this module beside others that have flags of these names
+    flags.DEFINE_string("workdir", None, "Folder of a run of configs/emoji_vit_bacl.py.", required=True)
+    flags.DEFINE_string("split", "test", "validation or test.")
     app.run(main)
