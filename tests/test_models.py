@@ -37,6 +37,23 @@ def test_image_towers(kind):
     assert {"stem", "head", "norm"} <= used
 
 
+@pytest.mark.parametrize(
+    ("modality", "kind"), [("image", "vit"), ("image", "clip"), ("text", "transformer"), ("text", "clip"), ("text", "bert")]
+)
+def test_the_activation_is_the_configs(modality, kind):
+    """One set of parameters, two activations, two embeddings."""
+    text_mask, found = TEXT.mask, []
+    for activation in ("gelu_tanh", "quick_gelu"):
+        base = tiny.plain()
+        tower = dataclasses.replace(getattr(base.model, modality), kind=kind, activation=activation)
+        m = Model(dataclasses.replace(base, model=dataclasses.replace(base.model, **{modality: tower})), tiny.VOCABULARY)
+        params = jax.jit(m.init)(jax.random.key(0))
+        found.append(
+            jax.jit(m.encode_image)(params, IMAGES) if modality == "image" else jax.jit(m.encode_text)(params, TEXT.values, text_mask)
+        )
+    assert float(jnp.abs(found[0].pooled - found[1].pooled).max()) > 1e-5
+
+
 def test_patches_are_a_convolution_written_as_one_product():
     stem = Patches(3, 8, (4, 4), strides=4, dtype=jnp.float32, rngs=nnx.Rngs(0))
     stem.bias[...] = jnp.arange(8.0)

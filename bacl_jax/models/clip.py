@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Int, UInt8
 from bacl_jax.config import ModelConfig
 from bacl_jax.models.layers import Block, Tower, run_blocks
 from bacl_jax.models.pixels import Patches, normalise
+from bacl_jax.models.text import TextTransformer
 from bacl_jax.types import Trunk
 
 EPSILON = 1e-5  # of every norm
@@ -37,22 +38,12 @@ class ClipImage(Tower):
         return Trunk(pooled=x[:, 0], tokens=x[:, 1:])
 
 
-class ClipText(Tower):
+class ClipText(TextTransformer):
     """Causal transformer; pools the last valid token, which is the end of the text."""
 
-    def __init__(self, model: ModelConfig, vocab_size: int, context_length: int, *, dtype, rngs: nnx.Rngs):
-        config, self.model = model.text, model
-        c = config.width
-        self.dtype = dtype
-        self.embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (vocab_size, c)))
-        self.positions = nnx.Param(0.01 * jax.random.normal(rngs.params(), (context_length, c)))
-        shape = {"causal": True, "activation": config.activation, "epsilon": EPSILON, "dtype": dtype, "rngs": rngs}
-        self.blocks = nnx.List([Block(c, config.heads, config.mlp_ratio, **shape) for _ in range(config.depth)])
-        self.norm = nnx.LayerNorm(c, epsilon=EPSILON, dtype=dtype, rngs=rngs)
-        self.head = nnx.Linear(c, model.embed_dim, use_bias=False, dtype=dtype, rngs=rngs)
+    epsilon, causal = EPSILON, True
 
     def trunk(self, ids: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Trunk:
-        x = (self.embedding[...][ids] + self.positions[...][None, : ids.shape[1]]).astype(self.dtype)
-        x = self.norm(run_blocks(self.blocks, x, mask, self.model))
+        x = self.tokens(ids, mask)
         last = jnp.maximum(mask.sum(1) - 1, 0)
         return Trunk(pooled=jnp.take_along_axis(x, last[:, None, None], 1)[:, 0], tokens=x)

@@ -7,10 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, UInt8
 
 from bacl_jax.config import Config
+from bacl_jax.models.bert import BertText
+from bacl_jax.models.clip import ClipImage, ClipText
 from bacl_jax.models.heads import Heads, Params
-from bacl_jax.models.text import TEXT_TOWERS
-from bacl_jax.models.vision import IMAGE_TOWERS
+from bacl_jax.models.siglip import SiglipImage, SiglipText
+from bacl_jax.models.text import TextTransformer
+from bacl_jax.models.vision import ConvTower, ViT
 from bacl_jax.types import Features, Trunk
+
+IMAGE_TOWERS = {"conv": ConvTower, "vit": ViT, "clip": ClipImage, "siglip": SiglipImage}
+TEXT_TOWERS = {"transformer": TextTransformer, "clip": ClipText, "siglip": SiglipText, "bert": BertText}
 
 
 class Model(Heads):

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Int, UInt8
 from bacl_jax.config import ModelConfig
 from bacl_jax.models.layers import MLP, Attention, Block, Tower, run_blocks
 from bacl_jax.models.pixels import Patches, normalise
+from bacl_jax.models.text import TextTransformer
 from bacl_jax.types import Trunk
 
 EPSILON = 1e-6  # of every norm
@@ -41,21 +42,11 @@ class SiglipImage(Tower):
         return Trunk(pooled=(found + self.pool_mlp(self.norm_pool(found)))[:, 0], tokens=x)
 
 
-class SiglipText(Tower):
+class SiglipText(TextTransformer):
     """Bidirectional transformer that attends to padding as to any token, and pools the last position."""
 
-    def __init__(self, model: ModelConfig, vocab_size: int, context_length: int, *, dtype, rngs: nnx.Rngs):
-        config, self.model = model.text, model
-        c = config.width
-        self.dtype = dtype
-        self.embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (vocab_size, c)))
-        self.positions = nnx.Param(0.01 * jax.random.normal(rngs.params(), (context_length, c)))
-        shape = {"activation": config.activation, "epsilon": EPSILON, "dtype": dtype, "rngs": rngs}
-        self.blocks = nnx.List([Block(c, config.heads, config.mlp_ratio, **shape) for _ in range(config.depth)])
-        self.norm = nnx.LayerNorm(c, epsilon=EPSILON, dtype=dtype, rngs=rngs)
-        self.head = nnx.Linear(c, model.embed_dim, dtype=dtype, rngs=rngs)
+    epsilon, head_bias = EPSILON, True
 
     def trunk(self, ids: Int[Array, "B T"], mask: Bool[Array, "B T"]) -> Trunk:
-        x = (self.embedding[...][ids] + self.positions[...][None, : ids.shape[1]]).astype(self.dtype)
-        x = self.norm(run_blocks(self.blocks, x, None, self.model))
+        x = self.tokens(ids, None)
         return Trunk(pooled=x[:, -1], tokens=x)

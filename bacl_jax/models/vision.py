@@ -6,10 +6,8 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from bacl_jax.config import ModelConfig
-from bacl_jax.models.clip import ClipImage
 from bacl_jax.models.layers import Block, Tower, pool, run_blocks
 from bacl_jax.models.pixels import Patches, normalise
-from bacl_jax.models.siglip import SiglipImage
 from bacl_jax.types import Trunk
 
 
@@ -69,7 +67,8 @@ class ViT(Tower):
         self.dtype, self.pixels = dtype, config.pixels
         self.stem = Patches(3, c, (p, p), strides=p, dtype=dtype, rngs=rngs)
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (self.grid**2, c)))
-        self.blocks = nnx.List([Block(c, config.heads, config.mlp_ratio, dtype=dtype, rngs=rngs) for _ in range(config.depth)])
+        shape = {"activation": config.activation, "dtype": dtype, "rngs": rngs}
+        self.blocks = nnx.List([Block(c, config.heads, config.mlp_ratio, **shape) for _ in range(config.depth)])
         self.norm = nnx.LayerNorm(c, dtype=dtype, rngs=rngs)
         self.head = nnx.Linear(c, model.embed_dim, use_bias=False, dtype=dtype, rngs=rngs)
 
@@ -78,6 +77,3 @@ class ViT(Tower):
         x = x + self.positions.astype(x.dtype)[None]
         x = self.norm(run_blocks(self.blocks, x, None, self.model))
         return Trunk(pooled=pool(x), tokens=x)
-
-
-IMAGE_TOWERS = {"conv": ConvTower, "vit": ViT, "clip": ClipImage, "siglip": SiglipImage}
