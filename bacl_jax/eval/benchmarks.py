@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from bacl_jax.config import ConfigError
 from bacl_jax.config_eval import BenchmarkConfig
 from bacl_jax.eval.encoder import Encoder
-from bacl_jax.eval.formats import READERS, Entry, LeftOut
+from bacl_jax.eval.formats import READERS, Entry, LeftOut, counted
 from bacl_jax.eval.retrieval import TIE
 from bacl_jax.settings import how_to_set
 
@@ -93,8 +93,7 @@ def compositional(task: str, encoder: Encoder) -> Outcome:
         texts = list(dict.fromkeys(caption for entry in scored for caption in entry.captions))
         metrics = _measured(task, scored, z, [[place[shown] for shown in entry.pictures] for entry in scored], encoder, texts)
     metrics |= {"n": len(scored), "n_entries": total, "n_pictures": len(place) - len(errors)}
-    reasons = collections.Counter(one.reason for one in left_out)
-    return Outcome(metrics | {f"left_out/{reason}": count for reason, count in sorted(reasons.items())}, left_out)
+    return Outcome(metrics | counted(left_out), left_out)
 
 
 def paths(task: str, settings: BenchmarkConfig) -> tuple[Path, Path]:

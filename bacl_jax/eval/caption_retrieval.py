@@ -3,7 +3,6 @@
 Dimension legend: A pictures, C captions, D embedding width.
 """
 
-import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from bacl_jax.data.source import normalise
 from bacl_jax.eval import caption_files
 from bacl_jax.eval.benchmarks import Outcome
 from bacl_jax.eval.encoder import Encoder
-from bacl_jax.eval.formats import LeftOut
+from bacl_jax.eval.formats import LeftOut, counted
 from bacl_jax.eval.rerank import Matcher, reranked
 from bacl_jax.eval.retrieval import chance, ranked
 
@@ -48,8 +47,7 @@ class Gallery:
             "n_captions": len(self.captions),
             "n_entries": len(self.entries) + len(self.left_out),
         }
-        reasons = collections.Counter(one.reason for one in self.left_out)
-        return found | {f"left_out/{reason}": count for reason, count in sorted(reasons.items())}
+        return found | counted(self.left_out)
 
 
 def captioned_retrieval(encoder: Encoder) -> Outcome:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bacl_jax.eval.compositional import ScoredPairs, pair_wins, scored_pairs
 from bacl_jax.eval.pictures import Triptych, pixels, spread, triptychs
-from bacl_jax.eval.retrieval import TIE, Embeddings
+from bacl_jax.eval.retrieval import TIE, Embeddings, own_pairs
 
 BLOCK = 2**24  # scores held at a time
 
@@ -147,12 +147,10 @@ def ranked(queries: Float[np.ndarray, "Q D"], gallery: Float[np.ndarray, "G D"],
 
 def images_to_captions(embeddings: Embeddings, worst: int = 12, sample: int = 6, listed: int = 4) -> Gallery:
     """Every image of the split against all captions of the data set."""
-    own, captions = embeddings.split_captions, embeddings.dataset.captions
-    images, place = np.unique(embeddings.anchors, return_inverse=True)
-    right: list[set[int]] = [set() for _ in images]
-    for image, caption in zip(place.tolist(), own.tolist(), strict=True):
-        right[image].add(caption)
-    found = ranked(embeddings.images[images], embeddings.captions, [sorted(entries) for entries in right], listed)
+    captions = embeddings.dataset.captions
+    images, asked, of_image, _ = own_pairs(embeddings)
+    right = [asked[entries].tolist() for entries in of_image]
+    found = ranked(embeddings.images[images], embeddings.captions, right, listed)
 
     def shown(queries: Int[np.ndarray, " n"]) -> tuple[Query, ...]:
         thumbnails = pixels(embeddings.dataset.splits[embeddings.split].source, images[queries], embeddings)
@@ -170,10 +168,8 @@ def images_to_captions(embeddings: Embeddings, worst: int = 12, sample: int = 6,
 
 def captions_to_images(embeddings: Embeddings, worst: int = 8, sample: int = 4, listed: int = 4) -> Gallery:
     """Every caption of the split against the split's images."""
-    own, captions, rows = embeddings.split_captions, embeddings.dataset.captions, embeddings.anchors
-    images, place = np.unique(rows, return_inverse=True)
-    asked = np.unique(own)
-    right = [sorted(set(place[own == caption].tolist())) for caption in asked]
+    own, captions = embeddings.split_captions, embeddings.dataset.captions
+    images, asked, _, right = own_pairs(embeddings)
     z = embeddings.images[images]
     found = ranked(embeddings.captions[asked], z, right, listed)
 

@@ -6,7 +6,8 @@ names file, entry and field. No picture is opened here.
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ class LeftOut:
 
 
 Read = tuple[list[Entry], list[LeftOut]]
+
+
+def counted(left_out: Sequence[LeftOut]) -> dict[str, float]:
+    """`left_out/<reason>`: how many."""
+    reasons = Counter(one.reason for one in left_out)
+    return {f"left_out/{reason}": count for reason, count in sorted(reasons.items())}
 
 
 class Fields:

@@ -5,7 +5,6 @@ D embedding width.
 """
 
 import functools
-from collections import Counter
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +19,7 @@ from bacl_jax.config_eval import ProbeConfig
 from bacl_jax.data.source import DataError
 from bacl_jax.eval.benchmarks import Outcome
 from bacl_jax.eval.encoder import Encoder
-from bacl_jax.eval.formats import LeftOut
+from bacl_jax.eval.formats import LeftOut, counted
 from bacl_jax.eval.retrieval import progress
 from bacl_jax.eval.zeroshot import places, read_pictures, recalls
 from bacl_jax.settings import how_to_set
@@ -54,8 +53,7 @@ def probe(encoder: Encoder) -> Outcome:
         model = fit(z, label, weight, _zero(len(names), z.shape[1]), steps=settings.steps)
         metrics = recalls(wanted, *places(_scores(model, queries), wanted), len(names)) | metrics
     metrics |= {"n": len(queries), "n_entries": len(test[1]), "n_classes": len(names)}
-    reasons = Counter(one.reason for one in left_out)
-    return Outcome(metrics | {f"left_out/{reason}": count for reason, count in sorted(reasons.items())}, left_out)
+    return Outcome(metrics | counted(left_out), left_out)
 
 
 def _folder(settings: ProbeConfig, name: str) -> Path:

@@ -18,7 +18,7 @@ from bacl_jax.data.source import DataError
 from bacl_jax.data.tfds_source import TfdsRows
 from bacl_jax.eval.benchmarks import Outcome
 from bacl_jax.eval.encoder import Encoder, Shown
-from bacl_jax.eval.formats import LeftOut, read_text
+from bacl_jax.eval.formats import LeftOut, counted, read_text
 from bacl_jax.eval.retrieval import TIE, chance_of_first
 from bacl_jax.eval.templates import TEMPLATES
 from bacl_jax.settings import how_to_set
@@ -26,8 +26,6 @@ from bacl_jax.settings import how_to_set
 FIELD = "config.eval.classification"
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 TOP = 5
-
-
 TFDS = "tfds:"  # before the name of a data set of tensorflow-datasets
 
 
@@ -82,10 +80,8 @@ def classification(encoder: Encoder) -> Outcome:
             greater[rows], ties[rows] = places(z @ prompts.T, labels[rows])
     metrics = recalls(labels[scored], greater[scored], ties[scored], len(found.names))
     metrics |= {"n": int(scored.sum()), "n_entries": found.count, "n_classes": len(found.names)}
-    for reason in sorted({one.reason for one in left_out}):
-        metrics[f"left_out/{reason}"] = sum(one.reason == reason for one in left_out)
     texts = [template.replace("{}", name) for template in templates for name in found.names]
-    return Outcome(metrics | encoder.text_statistics(texts), left_out)
+    return Outcome(metrics | counted(left_out) | encoder.text_statistics(texts), left_out)
 
 
 def labelled(encoder: Encoder) -> Labelled:

@@ -31,12 +31,13 @@ def weights(config: Config, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
     Raises WeightsError, one line, where a file is damaged or a pickle, has tensors that no tower has, lacks some, has others than
     finite numbers or other shapes; ConfigError where the config describes another tower. Memory: the parameters, once.
     """
+    places: dict[Modality, str] = {modality: place for modality in MODALITIES if (place := getattr(config.model, modality).pretrained)}
+    there = {place: opened(place) for place in places.values()}
     found: dict[str, np.ndarray] = {}
-    for modality in MODALITIES:
-        if place := getattr(config.model, modality).pretrained:
-            found |= _tower(config, *opened(place), modality, shapes)
-    if config.model.image.pretrained and config.model.image.pretrained == config.model.text.pretrained:
-        found |= _extra(*opened(config.model.image.pretrained), shapes)
+    for modality, place in places.items():
+        found |= _tower(config, *there[place], modality, shapes)
+    if len(places) > len(there):  # both towers are of one place
+        found |= _extra(*there[places["image"]], shapes)
     return found
 
 
