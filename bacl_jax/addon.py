@@ -36,9 +36,10 @@ from bacl_jax.data.source import hash_ids, normalise
 from bacl_jax.models import Heads
 from bacl_jax.models.layers import l2_normalise
 from bacl_jax.objective import bank as memory
-from bacl_jax.objective.bacl import Metrics, Pairs, bacl_loss
+from bacl_jax.objective.bacl import Metrics, bacl_loss
 from bacl_jax.objective.bank import Bank
 from bacl_jax.objective.contrast import check_tiles
+from bacl_jax.objective.pairs import Pairs
 from bacl_jax.objective.shards import Shards
 from bacl_jax.types import AnyArray
 

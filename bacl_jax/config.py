@@ -90,6 +90,8 @@ class DataConfig:
     caption_column: str = "caption"  # manifest, parquet, tfds
     id_column: str | None = None  # manifest, parquet, tfds: key of the anchor; None: the image path, or the row itself
     split_column: str | None = None  # manifest: values train, validation, test; None: every row is train
+    unpaired_share: Annotated[float, Range(0, 0.9)] = 0.0  # manifest: share of a batch from rows without caption or image; 0: refused
+    truth_column: str | None = None  # manifest: the caption that a row without one truly has, where known; for metrics alone
     validation_rows: NonNegative = 0  # sources without a split of their own: rows kept out of training, drawn by holdout_seed
     test_rows: NonNegative = 0  # the same for the test
     on_error: Literal["raise", "skip"] = changeable("raise")  # bad rows stop the run, or are counted, logged and, while training, replaced
@@ -209,6 +211,20 @@ class CLAConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class UnpairedConfig:
+    """Rows that lack one modality (data.unpaired_share; arXiv 2302.06232)."""
+
+    enabled: bool = False
+    weight: PositiveFloat = 1.0
+    start: Share = 0.1  # progress before which no partner is accepted
+    k: Positive = 8  # most similar entries of the bank that have soft weights
+    tau_early: PositiveFloat = 0.1  # temperature of the soft weights, of cosines, at `start`
+    tau_late: PositiveFloat = 0.02  # at the end; between them it falls geometrically
+    confidence: Share = 0.5  # least soft weight of the best partner
+    mutual: bool = True  # the partner must have no other row alone that is more similar to it
+
+
+@dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
     kind: Literal["infonce", "sigmoid"] = "infonce"
     same_id: Literal["positive", "mask"] = "positive"  # rows of one caption or one anchor: positives, or left out
@@ -223,6 +239,7 @@ class ObjectiveConfig:
     tile: Positive = changeable(1024)  # rows and columns that are compared at a time
     bns: BNSConfig = BNSConfig()
     cla: CLAConfig = CLAConfig()
+    unpaired: UnpairedConfig = UnpairedConfig()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,6 +66,16 @@ def _data_rules(config: Any) -> Iterator[Rule]:
         "data.augment_ratio",
         "must be two numbers, 0 < least <= largest",
     )
+    yield (
+        data.unpaired_share == 0 or data.kind == "manifest",
+        "data.unpaired_share",
+        f"must be 0 where data.kind is {data.kind}: a manifest alone has rows that lack a caption or an image",
+    )
+    yield (
+        data.unpaired_share == 0 or data.features is None,
+        "data.features",
+        "must be None where data.unpaired_share is above 0: features are stored of complete pairs",
+    )
     yield len(data.vendors) > 0, "data.vendors", "must name at least one vendor"
     yield (
         data.holdout != "vendor" or set(data.vendors) > set(data.holdout_vendors) > set(),
@@ -112,6 +122,21 @@ def _objective_rules(config: Any) -> Iterator[Rule]:
         not partners or bns.list_delay > readers,
         "objective.bns.list_delay",
         f"must be > data.prefetch + data.threads = {readers}, else a batch is read before the partner list that it needs exists",
+    )
+    yield (
+        not partners or config.data.unpaired_share == 0,
+        "objective.bns.partner_share",
+        "must be 0 where data.unpaired_share is above 0: partners of channel (c) are complete pairs",
+    )
+    yield (
+        not objective.unpaired.enabled or config.data.unpaired_share > 0,
+        "objective.unpaired.enabled",
+        "must be False where data.unpaired_share is 0: no row lacks a modality",
+    )
+    yield (
+        not objective.unpaired.enabled or objective.kind == "infonce",
+        "objective.unpaired.enabled",
+        f"must be False where objective.kind is {objective.kind}: its loss is made of InfoNCE's sums",
     )
     yield (
         objective.cla.stop_gradient != "all" or objective.cla.beta == 0,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from bacl_jax.config import BNSConfig, OptimConfig
+from bacl_jax.config import BNSConfig, OptimConfig, UnpairedConfig
 
 
 def progress(step: Array | int, steps: int) -> Float[Array, ""]:
@@ -32,6 +32,12 @@ def partner_share(step: int, steps: int, config: BNSConfig) -> float:
     if not config.enabled:
         return 0.0
     return config.partner_share * min(1.0, step / max(steps, 1) / config.midpoint)
+
+
+def partner_temperature(u: Array | float, config: UnpairedConfig) -> Float[Array, ""]:
+    """Temperature of soft partner weights: tau_early until u = start, then falling geometrically to tau_late at the end."""
+    share = jnp.clip((jnp.asarray(u, jnp.float32) - config.start) / max(1 - config.start, 1e-6), 0, 1)
+    return jnp.asarray(config.tau_early * (config.tau_late / config.tau_early) ** share, jnp.float32)
 
 
 def learning_rate(config: OptimConfig, steps: int, peak: float | None = None) -> optax.Schedule:

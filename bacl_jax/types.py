@@ -50,6 +50,8 @@ class Batch:
     anchor_id:  uint32 [B, 2], 64-bit hash of the source key of the anchor.
     index:      int32 [B], row number in the training source; what a partner list points to.
     stored:     modality name -> Trunk, of the towers whose trunk need not run.
+    paired:     bool [B]; False where picture and caption are of different rows, neither of which has both; None: all are pairs.
+    truth:      uint32 [B, 2], hash of the caption that the picture truly has, 0 where unknown: for metrics alone; None: of all unknown.
     """
 
     inputs: dict[str, Tokens]
@@ -58,6 +60,8 @@ class Batch:
     anchor_id: UInt32[AnyArray, "B 2"]
     index: Int[AnyArray, " B"]
     stored: "dict[str, Trunk]" = dataclasses.field(default_factory=dict)
+    paired: Bool[AnyArray, " B"] | None = None
+    truth: UInt32[AnyArray, "B 2"] | None = None
 
 
 @pytree

@@ -41,6 +41,8 @@ def data() -> ConfigDict:
     data.caption_column = "caption"  # manifest, parquet, tfds: column of the caption
     data.id_column = optional(None)  # manifest, parquet, tfds: column of the anchor's key; None: the image path, or the row itself
     data.split_column = optional(None)  # manifest: column of train, validation, test; None: every row is train
+    data.unpaired_share = 0.0  # manifest: share of a batch's places with a picture and a caption of rows that lack the other; 0: refused
+    data.truth_column = optional(None)  # manifest: column of the caption that a row without one truly has, for metrics alone; None: unknown
     data.validation_rows = 0  # sources without splits of their own: rows kept out of training for tuning, drawn by holdout_seed
     data.test_rows = 0  # the same for the reported table
     data.on_error = "raise"  # (c) bad rows stop the run (raise), or are left out, counted, logged and, while training, replaced (skip)
@@ -150,6 +152,16 @@ def objective() -> ConfigDict:
     cla.lambda_local = 0.03  # weight of the local loss; the paper has 0.3
     cla.lambda_match = 1.0  # weight of the matching loss; 0: off
     cla.into_towers = False  # both losses reach the towers; False: they train the cross-modal layers alone, as with frozen towers
+
+    objective.unpaired = unpaired = ConfigDict()  # rows that lack one modality: data.unpaired_share (arXiv 2302.06232)
+    unpaired.enabled = False  # they are pulled towards their probable partners; False: they are further negatives alone
+    unpaired.weight = 1.0  # of that loss
+    unpaired.start = 0.1  # progress before which no partner is accepted
+    unpaired.k = 8  # most similar entries of the memory bank that have soft weights
+    unpaired.tau_early = 0.1  # temperature of the soft weights, of cosines, at the start of it
+    unpaired.tau_late = 0.02  # the same at the end of training; between them it falls geometrically
+    unpaired.confidence = 0.5  # least soft weight of the best partner
+    unpaired.mutual = True  # a partner is accepted only where no other row alone is more similar to it
     return objective
 
 

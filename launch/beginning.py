@@ -68,6 +68,8 @@ def keep_rows(workdir: str | os.PathLike[str], dataset: DataSet) -> None:
 
 def precompute(config: Config, out: Path, dtype: str) -> Index:
     """Stores what the frozen towers of a run make of its training rows, with the weights that it begins with, in the folder `out`."""
+    if config.data.unpaired_share:
+        raise ConfigError(f"config.data.unpaired_share = {config.data.unpaired_share}: must be 0: features are stored of complete pairs")
     dataset = read_data(config)
     tokenizer = _new_tokenizer(config, dataset)
     trainer = build(config, tokenizer.vocab_size, make_mesh(config.mesh))

@@ -206,7 +206,7 @@ class Run:
         DIR/eval/<step>/<split>/.
         """
         config, split = self.config, self.config.eval.audit.split
-        source = self.dataset.train if split == "train" else self.dataset.splits[split].source
+        source = self.dataset.complete() if split == "train" else self.dataset.splits[split].source
         if not len(source):
             filled = ", ".join(["train", *self.filled_splits()])
             raise ConfigError(f"config.eval.audit.split = {split!r}: the data set has no rows there; splits with rows: {filled}")

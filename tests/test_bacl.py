@@ -13,7 +13,8 @@ from bacl_jax.config import BNSConfig, CLAConfig, MeshConfig, ObjectiveConfig
 from bacl_jax.mesh import make_mesh
 from bacl_jax.objective import bacl, bns
 from bacl_jax.objective import bank as memory
-from bacl_jax.objective.bacl import Groups, Pairs, bacl_loss, even_rows
+from bacl_jax.objective.bacl import bacl_loss
+from bacl_jax.objective.pairs import Groups, Pairs, even_rows
 from bacl_jax.objective.shards import ONE_DEVICE, Shards
 from bacl_jax.objective.similarity import cosine, positives
 from bacl_jax.objective.tile import scatter

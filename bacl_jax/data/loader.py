@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt32
 
 from bacl_jax.config import Config, ConfigError, DataConfig
 from bacl_jax.data import features, order, transforms
@@ -27,12 +27,20 @@ _ATTEMPTS = 16  # rows tried for one place of a batch
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One row of a batch: its cropped picture (None where its features are stored), caption, key of the anchor, stored features by name."""
+    """One place of a batch: its cropped picture (None where its features are stored, or the row has none), caption, key of the anchor,
+    stored features by name; what the picture's true caption is, as far as it is known, and whether picture and caption are of one row."""
 
     image: UInt8[np.ndarray, "S S 3"] | None
     caption: str
     anchor_key: str
     stored: dict[str, np.ndarray]
+    truth: str
+    paired: bool = True
+
+    def beside(self, other: "Pair") -> "Pair":
+        """The picture of the one and the caption of the other, whichever has which; both of `self` where it has both."""
+        shown, told = (self, other) if self.image is not None else (other, self)
+        return dataclasses.replace(shown, caption=told.caption, paired=False)
 
 
 class BatchBuilder:
@@ -85,12 +93,13 @@ class BatchBuilder:
         which = int(choice * len(among))
         caption = among[which]
         stored = features.of_caption(stored, which, data.context_length)
-        if "image.pooled" in stored:
-            return Pair(None, caption, example.anchor_key, stored)
+        truth = caption or example.truth
+        if "image.pooled" in stored or example.picture is None:
+            return Pair(None, caption, example.anchor_key, stored, truth)
         where = transforms.place(draw, data, may_flip=not data.augment_flip or not names_side(caption))
         with self._stages.spent("decoding"):
             image = transforms.crop(example.picture, data.image_size, where, data.resample)
-        return Pair(image, caption, example.anchor_key, stored)
+        return Pair(image, caption, example.anchor_key, stored, truth)
 
     def _read(self, step: int, position: int, row: int, choice: float, draw: list[float]) -> tuple[int, Pair]:
         """The pair at a position of the global batch, and its row: another one's where that row cannot be read and may be skipped."""
@@ -110,7 +119,7 @@ class BatchBuilder:
     def __call__(self, step: int) -> tuple[int, Batch]:
         step = int(step)
         data = self._config.data
-        rows = self.rows(step)[self._held]
+        rows, beside = self.rows(step)[self._held], self.sampler.rows_beside(step)[self._held].tolist()
         augment = transforms.augmentation(self._config.seed, step, self._config.train.batch_size, data)[self._held]
         choice = order.generator(self._config.seed, step, order.CAPTION).random(self._config.train.batch_size)[self._held]
         pairs: list[Pair] = []
@@ -118,13 +127,14 @@ class BatchBuilder:
         drawn = zip(self._held.tolist(), rows.tolist(), choice.tolist(), augment.tolist(), strict=True)
         for i, (position, row, which, where) in enumerate(drawn):
             rows[i], pair = self._read(step, position, row, which, where)
-            pairs.append(pair)
+            pairs.append(pair if beside[i] < 0 else pair.beside(self._read(step, position, beside[i], which, where)[1]))
         captions, images = [pair.caption for pair in pairs], [pair.image for pair in pairs if pair.image is not None]
         pictures = {"image": Tokens(values=np.stack(images))} if images else {}
         with self._stages.spent("tokenising"):
             ids, mask = self._tokenizer.encode(captions)
             caption_id = hash_ids(captions)
         present = np.ones(len(rows), bool)
+        data = self._config.data
         return step, Batch(
             inputs=pictures | {"text": Tokens(values=ids, mask=mask)},
             present={"image": present, "text": present},
@@ -132,7 +142,15 @@ class BatchBuilder:
             anchor_id=hash_ids(pair.anchor_key for pair in pairs),
             index=rows.astype(np.int32),
             stored=features.stacked([pair.stored for pair in pairs], tokens=self._config.objective.cla.enabled),
+            paired=np.array([pair.paired for pair in pairs]) if data.unpaired_share else None,
+            truth=_truth(pairs) if data.unpaired_share and data.truth_column else None,
         )
+
+
+def _truth(pairs: Sequence[Pair]) -> UInt32[np.ndarray, "b 2"]:
+    """Hashes of the captions that the pictures truly have, 0 where that is not known."""
+    known = np.array([[pair.truth != ""] for pair in pairs])
+    return np.where(known, hash_ids(pair.truth for pair in pairs), np.uint32(0))
 
 
 def batches(

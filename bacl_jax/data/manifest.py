@@ -27,23 +27,29 @@ from bacl_jax.data.captions import clean
 from bacl_jax.data.records import Fields, ManifestError, read, text
 from bacl_jax.data.source import SPLITS, ArraySource, DataError, DataSet, Example, OnSkip, Source, assemble, normalise
 from bacl_jax.data.stream import FileRecords
+from bacl_jax.data.unpaired import separated
 
 log = logging.getLogger("bacl_jax")
 
 KEPT_BYTES = 512 * 2**20  # decoded pictures are kept in memory when they all fit into this
+Pictures = list[np.ndarray | None]  # of each row, None where it has none
 _THREADS = min(32, 2 * (os.cpu_count() or 1))
 _SPLIT_NAMES = ("train", *SPLITS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One accepted row; `path` exists, `caption` is normalised, `row` is its number in the manifest, from 1."""
+    """One accepted row; `path` exists, `caption` is normalised, `row` is its number in the manifest, from 1.
+
+    With data.unpaired_share one of the two may be missing (None, ""); truth is then that of data.truth_column, normalised.
+    """
 
     row: int
-    path: Path
+    path: Path | None
     caption: str
     anchor_key: str
     split: str
+    truth: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +66,14 @@ class FileSource:
     def __getitem__(self, index: int) -> Example:
         """Raises DataError if the file changed since start-up and can no longer be read."""
         pair = self.pairs[index]
+        if pair.path is None:
+            return Example(None, pair.caption, pair.anchor_key)
         try:
             content = pair.path.read_bytes()
         except OSError as error:
             raise DataError(f"{pair.path}: cannot be read ({error}); it was readable at start-up", kind="unreadable") from error
         picture = transforms.Encoded(content, f"{pair.path} (readable at start-up)", "", self.max_pixels, self.max_side)
-        return Example(picture, pair.caption, pair.anchor_key)
+        return Example(picture, pair.caption, pair.anchor_key, truth=pair.truth)
 
 
 def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
@@ -82,6 +90,7 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
     """
     manifest, skips = _path(config), _Skips(config.on_error, on_skip)
     pairs = _pairs(manifest, config, skips)
+    pairs.sort(key=lambda pair: (pair.path is None, not pair.caption))  # complete ones, pictures, captions: as unpaired.separated wants
     pairs, images = _check_pictures(manifest, pairs, config, skips)
     if not any(pair.split == "train" for pair in pairs):
         found = f"no row is left for training; hold-outs have {len(pairs)}, left out were {dict(skips.counts) or 'none'}"
@@ -94,10 +103,11 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
         chosen = [pairs[i] for i in rows]
         if images is None:
             return FileSource(chosen, config.max_pixels, 2 * config.image_size)
-        return ArraySource([images[i] for i in rows], [pair.caption for pair in chosen], [pair.anchor_key for pair in chosen])
+        keys, truths = [pair.anchor_key for pair in chosen], [pair.truth for pair in chosen]
+        return ArraySource([images[i] for i in rows], [pair.caption for pair in chosen], keys, truths)
 
     sizes = Counter(pair.split for pair in pairs)
-    return assemble(
+    dataset = assemble(
         name=manifest.stem,
         description=f"{manifest}, {len(pairs):,} pairs ({', '.join(f'{split} {sizes[split]:,}' for split in _SPLIT_NAMES)})",
         make_source=make_source,
@@ -105,14 +115,17 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
         row_splits=[pair.split for pair in pairs],
         skipped=dict(skips.counts),
     )
+    return separated(dataset, config.unpaired_share) if config.unpaired_share else dataset
 
 
 def records(config: DataConfig, on_skip: OnSkip | None = None) -> FileRecords:
     """The rows of the manifest whose split is data.split (all where it has no splits), their pictures unread. Raises as `load` does."""
     if config.split not in _SPLIT_NAMES:
         raise ConfigError(f"data.split = {config.split!r}; allowed for a manifest: {', '.join(_SPLIT_NAMES)}")
-    pairs = [pair for pair in _pairs(_path(config), config, _Skips(config.on_error, on_skip)) if pair.split == config.split]
-    return FileRecords([pair.path for pair in pairs], [pair.caption for pair in pairs], [pair.anchor_key for pair in pairs])
+    complete = dataclasses.replace(config, unpaired_share=0.0)
+    pairs = [pair for pair in _pairs(_path(config), complete, _Skips(config.on_error, on_skip)) if pair.split == config.split]
+    paths = [pair.path for pair in pairs if pair.path is not None]
+    return FileRecords(paths, [pair.caption for pair in pairs], [pair.anchor_key for pair in pairs])
 
 
 def _path(config: DataConfig) -> Path:
@@ -125,7 +138,8 @@ def _path(config: DataConfig) -> Path:
 
 
 def _pairs(manifest: Path, config: DataConfig, skips: "_Skips") -> list[Pair]:
-    columns = [config.image_column, config.caption_column, *filter(None, (config.id_column, config.split_column))]
+    further = config.id_column, config.split_column, config.truth_column
+    columns = [config.image_column, config.caption_column, *filter(None, further)]
     return [pair for row, fields in read(manifest, columns) if (pair := skips.guard(_parse, manifest, row, fields, config)) is not None]
 
 
@@ -156,27 +170,43 @@ class _Skips:
 
 def _parse(manifest: Path, row: int, record: Fields, config: DataConfig) -> Pair:
     fields = {column: text(manifest, row, column, value) for column, value in record.items()}
-    caption = fields[config.caption_column]
-    caption = normalise(clean(caption) if config.clean_captions else caption)
-    if not any(letter.isprintable() and letter != " " for letter in caption):
-        raise ManifestError(
-            manifest, row, f"the caption (column {config.caption_column!r}) is empty", "write one or remove the row", kind="empty_caption"
-        )
     split = fields[config.split_column].strip() if config.split_column else "train"
     if split not in _SPLIT_NAMES:
         raise ManifestError(
             manifest, row, f"{split!r} in column {config.split_column!r}", f"use one of {', '.join(_SPLIT_NAMES)}", kind="split"
         )
-    image = fields[config.image_column].strip()
+    alone, remedy = _may_be_alone(config, split)
+    caption, image = _normal(fields[config.caption_column], config), fields[config.image_column].strip()
+    if not caption and not (alone and image):
+        raise ManifestError(manifest, row, f"the caption (column {config.caption_column!r}) is empty", remedy, kind="empty_caption")
+    truth = _normal(fields[config.truth_column], config) if config.truth_column and not caption else ""
+    if not image and alone:
+        return Pair(row, None, caption, "", split)
+    if not image:
+        raise ManifestError(manifest, row, "the image path is empty", remedy, kind="missing")
     path = _locate(manifest, row, image)
     anchor_key = fields[config.id_column].strip() if config.id_column else ""
-    return Pair(row, path, caption, anchor_key or os.path.relpath(os.path.realpath(path), os.path.realpath(manifest.parent)), split)
+    anchor_key = anchor_key or os.path.relpath(os.path.realpath(path), os.path.realpath(manifest.parent))
+    return Pair(row, path, caption, anchor_key, split, truth)
+
+
+def _may_be_alone(config: DataConfig, split: str) -> tuple[bool, str]:
+    """Whether a row of this split may lack its caption or its picture, and what to do about one that must not."""
+    if split != "train":
+        return False, f"write one or remove the row: those of {split} are pairs"
+    if config.unpaired_share:
+        return True, "write one, or an image path, or remove the row"
+    return False, "write one, remove the row, or train on such rows, too, with data.unpaired_share"
+
+
+def _normal(caption: str, config: DataConfig) -> str:
+    """The caption in its normal form, "" where there is nothing to be read in it."""
+    caption = normalise(clean(caption) if config.clean_captions else caption)
+    return caption if any(letter.isprintable() and letter != " " for letter in caption) else ""
 
 
 def _locate(manifest: Path, row: int, image: str) -> Path:
     """The picture's path, inside the manifest's folder by name; an existing regular file."""
-    if not image:
-        raise ManifestError(manifest, row, "the image path is empty", "write one or remove the row", kind="missing")
     folder = os.path.abspath(manifest.parent)
     path = os.path.normpath(os.path.join(folder, image))
     if os.path.commonpath([folder, path]) != folder:
@@ -192,9 +222,12 @@ def _locate(manifest: Path, row: int, image: str) -> Path:
     return Path(path)
 
 
-def _check_pictures(manifest: Path, pairs: list[Pair], config: DataConfig, skips: _Skips) -> tuple[list[Pair], list[np.ndarray] | None]:
-    """Decode every file once; (the pairs whose picture is good, their pictures or None if they need more than KEPT_BYTES)."""
-    paths = list(dict.fromkeys(pair.path for pair in pairs))
+def _check_pictures(manifest: Path, pairs: list[Pair], config: DataConfig, skips: _Skips) -> tuple[list[Pair], Pictures | None]:
+    """Decode every file once; (the pairs whose picture is good, their pictures or None if they need more than KEPT_BYTES).
+
+    Rows without a picture are good, with None in its place.
+    """
+    paths = list(dict.fromkeys(pair.path for pair in pairs if pair.path is not None))
     lock = threading.Lock()
     needed = 0
 
@@ -227,15 +260,15 @@ def _check_pictures(manifest: Path, pairs: list[Pair], config: DataConfig, skips
             else:
                 images.clear()
     for pair in pairs:
-        if (error := errors.get(pair.path)) is not None:
+        if pair.path is not None and (error := errors.get(pair.path)) is not None:
             found = f"image {pair.path}: {error}"
             skips.record(ManifestError(manifest, pair.row, found, "replace the file or remove the row", kind=error.kind))
     good = [pair for pair in pairs if pair.path not in errors]
-    return good, [images[pair.path] for pair in good] if needed <= KEPT_BYTES else None
+    return good, [None if pair.path is None else images[pair.path] for pair in good] if needed <= KEPT_BYTES else None
 
 
 def _warn_of_leaks(manifest: Path, pairs: Sequence[Pair]) -> None:
-    trained = {pair.anchor_key for pair in pairs if pair.split == "train"}
+    trained = {pair.anchor_key for pair in pairs if pair.split == "train" and pair.path is not None}
     leaked = sorted({pair.anchor_key for pair in pairs if pair.split != "train"} & trained)
     if leaked:
         log.warning("%s: %d images are both in training and in a hold-out, such as %r", manifest, len(leaked), leaked[0])

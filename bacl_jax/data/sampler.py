@@ -25,9 +25,13 @@ class Sampler:
 
     def __init__(self, seed: int, batch_size: int, parts: Sequence[Part], config: DataConfig):
         self._seed, self.parts = seed, tuple(parts)
-        self.counts = share_out([part.weight for part in parts], batch_size, [part.name for part in parts])
-        self._source = interleaved(self.counts)
-        self._begins = np.cumsum([0, *(part.rows for part in parts)])
+        first = [part for part in parts if not part.beside]
+        counts = iter(share_out([part.weight for part in first], batch_size, [part.name for part in first]))
+        self.counts: list[int] = []
+        for part in parts:
+            self.counts.append(self.counts[-1] if part.beside else next(counts))
+        self._source = interleaved([0 if part.beside else count for part, count in zip(parts, self.counts, strict=True)])
+        self._begins = np.cumsum([0, *(part.rows for part in parts if part.start is None)])
         if self._begins[-1] > _MOST_ROWS:
             raise ConfigError(
                 f"{self._begins[-1]:,} training rows: at most {_MOST_ROWS:,} fit into a batch's row numbers; leave some shards out"
@@ -36,9 +40,18 @@ class Sampler:
 
     def rows(self, step: int) -> Int64[np.ndarray, " B"]:
         """Rows of the training source, in the batch's order."""
-        rows = np.empty(len(self._source), np.int64)
+        return self._placed(step, beside=False)
+
+    def rows_beside(self, step: int) -> Int64[np.ndarray, " B"]:
+        """The second row of each place, by the parts that stand beside others; -1 where there is none."""
+        return self._placed(step, beside=True)
+
+    def _placed(self, step: int, *, beside: bool) -> Int64[np.ndarray, " B"]:
+        rows = np.full(len(self._source), -1, np.int64)
         for number, (part, count) in enumerate(zip(self.parts, self.counts, strict=True)):
-            rows[self._source == number] = self._begins[number] + self._part(number, step, count, part.rows)
+            if part.beside == beside:
+                start = self._begins[number] if part.start is None else part.start
+                rows[self._source == number - beside] = start + self._part(number, step, count, part.rows)
         return rows
 
     def _part(self, number: int, step: int, count: int, n: int) -> Int64[np.ndarray, " A"]:

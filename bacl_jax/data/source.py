@@ -48,22 +48,26 @@ class Picture(Protocol):
 class Example:
     """One pair.
 
-    picture:    uint8 [h, w, 3], any size, or how it is stored.
-    caption:    normalised (`normalise`).
+    picture:    uint8 [h, w, 3], any size, or how it is stored; None where the row has none.
+    caption:    normalised (`normalise`); empty where the row has none.
     anchor_key: names the source image; rows with one key hold the same image.
     others:     further captions of the same image, normalised; training draws one of them all.
     shard:      the file that holds the row, where rows share files.
+    truth:      normalised; the caption that a picture without one truly has, where that is known: for metrics alone.
     """
 
-    picture: UInt8[np.ndarray, "h w 3"] | Picture
+    picture: UInt8[np.ndarray, "h w 3"] | Picture | None
     caption: str
     anchor_key: str
     others: tuple[str, ...] = ()
     shard: str = ""
+    truth: str = ""
 
     @property
     def image(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The whole picture, decoded at each call where it is stored. Raises DataError where it cannot be."""
+        """The whole picture, decoded at each call where it is stored. Raises DataError where it cannot be, or there is none."""
+        if self.picture is None:
+            raise DataError(f"the row of the caption {self.caption!r} has no picture", kind="missing")
         return self.picture.whole() if isinstance(self.picture, Picture) else self.picture
 
     def decoded(self) -> "Example":
@@ -82,17 +86,19 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ArraySource:
-    """Decoded images held in memory, one of each row."""
+    """Decoded images held in memory, one of each row. truths: as in Example, of each row where there are any."""
 
-    images: Sequence[np.ndarray]
+    images: Sequence[np.ndarray | None]
     captions: Sequence[str]
     anchor_keys: Sequence[str]
+    truths: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Example:
-        return Example(self.images[index], self.captions[index], self.anchor_keys[index])
+        truth = self.truths[index] if self.truths else ""
+        return Example(self.images[index], self.captions[index], self.anchor_keys[index], truth=truth)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +111,17 @@ class EvalSplit:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One of the sources that a training source consists of: so many of its rows, and its weight in each batch beside the others'."""
+    """One of the sources that a training source consists of: so many of its rows, and its weight in each batch beside the others'.
+
+    beside: its rows stand in the same places of a batch as those of the part before it. start: its first row; None: it follows the parts
+    before it.
+    """
 
     name: str
     rows: int
     weight: float = 1.0
+    beside: bool = False
+    start: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +150,10 @@ class DataSet:
     def parts(self) -> tuple[Part, ...]:
         """The sources that `train` consists of, in its order; each is shuffled on its own. A single one needs no name."""
         return (Part("", len(self.train)),)
+
+    def complete(self) -> Source:
+        """The training rows that have a picture and a caption."""
+        return self.train
 
     def left_out_by_part(self) -> dict[str, tuple[DataError, ...]]:
         """`left_out`, by the name of the part."""
@@ -174,11 +190,11 @@ def assemble(
 ) -> DataSet:
     """Split rows 0 .. len - 1 into train, validation and test, in their order.
 
-    make_source(rows) gives the source that holds those rows; `row_captions` are normalised; `row_splits` holds "train", "validation"
-    or "test". Raises DataError when no row is left for training.
+    make_source(rows) gives the source that holds those rows; `row_captions` are normalised, and empty where a row has none: its caption
+    index is then -1; `row_splits` holds "train", "validation" or "test". Raises DataError when no row is left for training.
     """
-    captions = tuple(sorted(set(row_captions)))
-    position = {caption: i for i, caption in enumerate(captions)}
+    captions = tuple(sorted(set(row_captions) - {""}))
+    position = {caption: i for i, caption in enumerate(captions)} | {"": -1}
     rows_of: dict[str, list[int]] = {split: [] for split in ("train", *SPLITS)}
     for row, split in enumerate(row_splits):
         rows_of[split].append(row)

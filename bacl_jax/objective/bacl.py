@@ -1,7 +1,6 @@
 """The objective, as the weighted sum it is: L = L_contrast + lambda_local L_local + lambda_match L_match + L_policy."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,107 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bacl_jax.config import ObjectiveConfig
-from bacl_jax.objective import bns, cla
-from bacl_jax.objective.bank import Bank, representative
+from bacl_jax.objective import bns, cla, unpaired
+from bacl_jax.objective.bank import Bank
 from bacl_jax.objective.contrast import contrast as contrastive_term
-from bacl_jax.objective.shards import ONE_DEVICE, Shards, whole
+from bacl_jax.objective.pairs import Captions, Groups, Pairs, even_rows
+from bacl_jax.objective.shards import ONE_DEVICE, Shards
 from bacl_jax.objective.similarity import MASKED, Rows, same_pair, search
 from bacl_jax.objective.tile import Side
 from bacl_jax.schedules import curriculum
 from bacl_jax.types import Features, pytree
 
 Metrics = dict[str, Float[Array, ""]]
-
-
-@pytree
-class Captions:
-    """Token ids, and what the text tower made of them; None where it is not kept.
-
-    stored: arrays [E, ...] that `encode_text` gets after ids and mask: what is stored of the captions, if anything.
-    """
-
-    text: Features | None
-    ids: Array  # int32 [E, T]
-    mask: Array  # bool [E, T]
-    stored: tuple[Any, ...] = ()
-
-    def inputs(self) -> tuple[Any, ...]:
-        """What the text tower takes."""
-        return self.ids, self.mask, *self.stored
-
-
-@pytree
-class Pairs:
-    """The batch as the objective sees it: both towers' features and what identifies each row."""
-
-    anchor: Features
-    text: Features
-    ids: Array  # int32 [B, T] caption tokens
-    mask: Array  # bool [B, T]
-    caption_id: Array  # uint32 [B, 2]
-    anchor_id: Array  # uint32 [B, 2]
-    inputs: Any = None  # what the anchors' tower made the features of, first dimension B, where their tokens are not kept
-    stored: tuple[Any, ...] = ()  # what is stored of the captions, as in Captions
-
-    def captions(self) -> Captions:
-        return Captions(text=self.text, ids=self.ids, mask=self.mask, stored=self.stored)
-
-    def to_keep(self, *, stored: bool = False) -> dict[str, Any]:
-        """What the bank keeps of each row, as `bank.push` takes it, but for its number in the source. stored: these, too."""
-        ids = {"caption_id": self.caption_id, "anchor_id": self.anchor_id, "ids": self.ids, "mask": self.mask}
-        return ids | {"anchor": self.anchor.pooled, "text": self.text.pooled} | ({"stored": self.stored} if stored else {})
-
-    def anchors(self) -> Rows:
-        """The anchors' side as columns: of each anchor one copy."""
-        return self._side(self.anchor.pooled, self.anchor_id)
-
-    def texts(self) -> Rows:
-        """The texts' side as columns: of each caption one copy."""
-        return self._side(self.text.pooled, self.caption_id)
-
-    def _side(self, x: Array, ids: Array) -> Rows:
-        newest = representative(ids, jnp.ones(ids.shape[0], bool))
-        return Rows(x=x, caption_id=self.caption_id, anchor_id=self.anchor_id, valid=newest)
-
-
-def even_rows(size: int, count: int) -> Int[Array, " n"]:
-    """`count` of `size` rows, spread evenly."""
-    return jnp.arange(count) * size // count
-
-
-@dataclasses.dataclass(frozen=True)
-class Groups:
-    """The batch in equal parts, each on one device and in one micro-batch, that choose some of their rows apart from each other.
-
-    So a chosen row never leaves its device, and the same number of parts chooses the same rows on any mesh that it suits.
-    """
-
-    count: int
-    rows: int  # of one group
-
-    @classmethod
-    def of(cls, batch: int, wanted: int, shards: Shards) -> "Groups":
-        """At least `wanted` and one a micro-batch of a device: their least common multiple.
-
-        ValueError where the batch does not divide by it.
-        """
-        count = math.lcm(wanted, shards.count * shards.parts)
-        if batch % count:
-            raise ValueError(
-                f"a batch of {batch} does not divide into {count} groups "
-                f"(objective.groups {wanted}, {shards.count} devices, {shards.parts} parts): "
-                f"take train.batch_size {batch // count * count or count} or {(batch // count + 1) * count}"
-            )
-        return cls(count, batch // count)
-
-    def share(self, share: float, of: int | None = None) -> int:
-        """Rows that a group chooses of its `of` rows (None: all), for a share of the batch; at least one."""
-        return min(max(round(share * self.rows), 1), of or self.rows)
-
-    def take(self, tree: Any, place: Int[Array, "G n"]) -> Any:
-        """The rows of arrays [G r, ...], r a group, at places in each group: [G n, ...], without leaving the device."""
-        each = jax.vmap(lambda x, place: x[place])
-        return jax.tree.map(lambda x: whole(each(x.reshape(self.count, -1, *x.shape[1:]), place)), tree)
 
 
 @pytree
@@ -130,7 +39,7 @@ def _sample(
     draws = []
     for side, (query, columns) in enumerate(((anchors, texts), (texts, anchors))):
         keys = bns.row_keys(jax.random.fold_in(key, side), jnp.arange(own.shape[0]))
-        draws.append(bns.sample(query, columns, own, policy, keys, alpha=alpha, config=config.bns, shards=shards))
+        draws.append(bns.sample(query, columns, own, policy, keys, alpha=alpha, config=config.bns, paired=pairs.paired, shards=shards))
     return draws
 
 
@@ -169,7 +78,8 @@ def from_bank(
     come from the device that holds their slot. With config.bns.stale (an ablation) the bank's own, old embedding is used instead.
     """
     keys = bns.row_keys(key, jnp.arange(own.shape[0]))
-    drawn = bns.sample(pairs.anchors(), bank.texts(), own, policy, keys, alpha=alpha, config=config.bns, shards=shards)
+    options = {"alpha": alpha, "config": config.bns, "paired": pairs.paired, "shards": shards}
+    drawn = bns.sample(pairs.anchors(), bank.texts(), own, policy, keys, **options)
     score = drawn.perturbed.max(1).reshape(groups.count, groups.rows)
     place = shards.top_k(score, groups.share(config.bns.drawn_share))
     slot, found = groups.take(bns.hardest(drawn), place)
@@ -238,22 +148,25 @@ def local_terms(
     captions = [own.captions(), negative, *(other.captions() for other in others)]
     local, aligned, logit = shards.in_parts(compare, (own, captions))
     logit, use = logit.T, jnp.stack([found, *(~same_pair(own, other) for other in others)])
+    if own.paired is not None:  # what is no pair has nothing to be told from
+        use, found = use & own.paired[None], found & own.paired
     metrics = {
         "cla_unaligned": (found & ~aligned).mean(),
         "match_accuracy": jnp.where(found, logit[0] > logit[1], 0).sum() / jnp.maximum(found.sum(), 1),
     }
-    return cla.mean_of(local, found & aligned), cla.match_loss(logit[0], logit[1:], use), metrics
+    return cla.mean_of(local, found & aligned), cla.match_loss(logit[0], logit[1:], use, own.paired), metrics
 
 
-def _side(pairs: Pairs, features: Features, draw: bns.Draw | None, k: int) -> Side:
+def _side(rows: Rows, draw: bns.Draw | None, k: int, paired: Array | None) -> Side:
     """One side of the contrastive term; channel (a): the weights k q of its draw from the batch."""
-    size = pairs.ids.shape[0]
+    size = rows.valid.shape[0]
     return Side(
-        x=features.pooled,
-        caption_id=pairs.caption_id,
-        anchor_id=pairs.anchor_id,
+        x=rows.x,
+        caption_id=rows.caption_id,
+        anchor_id=rows.anchor_id,
         candidate=jnp.zeros((size, 0), jnp.int32) if draw is None else draw.candidates.column,
         weight=jnp.zeros((size, 0)) if draw is None else k * draw.q,
+        paired=paired,
     )
 
 
@@ -285,6 +198,11 @@ def bacl_loss(
     own = jax.lax.stop_gradient((pairs.anchor.pooled * pairs.text.pooled).sum(-1))  # s_ii
     metrics: Metrics = {}
     total = jnp.float32(0)
+    partners = None
+    if config.unpaired.enabled:
+        assert bank is not None
+        pairs, partners, found = unpaired.partners(pairs, bank, progress, config.unpaired, shards)
+        metrics |= found
 
     weighted: list[bns.Draw] = []
     drawn = column = None
@@ -304,9 +222,9 @@ def bacl_loss(
         total += metrics["loss_policy"]
 
     image_side, text_side = weighted or (None, None)
-    contrast, least = contrastive_term(
-        _side(pairs, pairs.anchor, image_side, b.k),
-        _side(pairs, pairs.text, text_side, b.k),
+    contrast, least, row_loss, column_loss = contrastive_term(
+        _side(pairs.anchors(), image_side, b.k, pairs.paired),
+        _side(pairs.texts(), text_side, b.k, pairs.paired),
         jax.tree.map(lambda x: x[:0], pairs.texts()) if drawn is None else drawn.columns,
         scale=jnp.exp(log_scale),
         bias=bias,
@@ -317,6 +235,9 @@ def bacl_loss(
     if config.kind == "infonce":
         metrics |= {"loss_floor": least, "log_batch": jnp.log(jnp.float32(size))}
     total += contrast
+    if partners is not None:
+        metrics |= unpaired.terms(pairs, partners, row_loss, column_loss, jnp.exp(log_scale))
+        total += config.unpaired.weight * metrics["loss_unpaired"]
 
     if config.cla.enabled:
         if drawn is None or b.stale:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from bacl_jax.objective.shards import ONE_DEVICE, Shards, travel
-from bacl_jax.objective.similarity import Rows
+from bacl_jax.objective.similarity import Rows, nobody
 from bacl_jax.types import pytree
 
 
@@ -24,6 +24,8 @@ class Bank:
     text: Float[Array, "M D"]  # embedding w of the caption
     cursor: Int[Array, ""]  # t B mod M
     stored: tuple[Any, ...] = ()  # arrays [M, ...] of what is stored of the captions beside their tokens (see bacl.Captions)
+    paired: Bool[Array, " M"] | None = None  # False: anchor and caption are of different rows; None: all are pairs
+    truth: UInt32[Array, "M 2"] | None = None  # hash of the caption that the anchor truly has, 0 where unknown; None: of all unknown
 
     @property
     def filled(self) -> Bool[Array, " M"]:
@@ -32,11 +34,25 @@ class Bank:
     def texts(self) -> Rows:
         """The captions as columns: of each the newest copy."""
         newest = representative(self.caption_id, self.filled, oldest=self.cursor)
-        return Rows(x=self.text, caption_id=self.caption_id, anchor_id=self.anchor_id, valid=newest)
+        anchor_id = (
+            self.anchor_id if self.paired is None else jnp.where(self.paired[:, None], self.anchor_id, nobody(len(newest), "column"))
+        )
+        return Rows(x=self.text, caption_id=self.caption_id, anchor_id=anchor_id, valid=newest)
 
 
-def empty(size: int, context_length: int, embed_dim: int, stored: tuple[Any, ...] = ()) -> Bank:
-    """A bank of `size` empty slots. stored: shapes and types of what is stored of one row's caption."""
+def empty(
+    size: int,
+    context_length: int,
+    embed_dim: int,
+    stored: tuple[Any, ...] = (),
+    *,
+    unpaired: bool = False,
+    truth: bool = False,
+) -> Bank:
+    """A bank of `size` empty slots. stored: shapes and types of what is stored of one row's caption.
+
+    unpaired: some rows are no pairs; truth: and their true captions are kept, too.
+    """
     return Bank(
         caption_id=jnp.zeros((size, 2), jnp.uint32),
         anchor_id=jnp.zeros((size, 2), jnp.uint32),
@@ -47,6 +63,8 @@ def empty(size: int, context_length: int, embed_dim: int, stored: tuple[Any, ...
         text=jnp.zeros((size, embed_dim)),
         cursor=jnp.int32(0),
         stored=jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), stored),
+        paired=jnp.ones(size, bool) if unpaired else None,
+        truth=jnp.zeros((size, 2), jnp.uint32) if truth else None,
     )
 
 

@@ -43,12 +43,20 @@ def row_keys(key: Array, rows: Int[Array, " A"]) -> Array:
 
 
 def choose_candidates(
-    query: Rows, columns: Rows, own: Float[Array, " A"], keys: Array, *, config: BNSConfig, shards: Shards = ONE_DEVICE
+    query: Rows,
+    columns: Rows,
+    own: Float[Array, " A"],
+    keys: Array,
+    *,
+    config: BNSConfig,
+    paired: Bool[Array, " A"] | None = None,
+    shards: Shards = ONE_DEVICE,
 ) -> Candidates:
     """The k most similar columns, and one drawn uniformly from each of pool - k equal strata of all columns.
 
     Only columns that are valid and no positives of the query count. own: s_ii, the similarity of the anchor's own pair;
-    BS_ij = s_ij - s_ii. A stratum's draw that does not count, or is among the k, is not valid; so K <= pool are valid.
+    BS_ij = s_ij - s_ii. A stratum's draw that does not count, or is among the k, is not valid; so K <= pool are valid. A row that is
+    not `paired` (None: all are) has no boundary, and no candidates.
     """
     n = columns.valid.shape[0]
     k, extra = min(config.k, n), max(min(config.pool, n) - config.k, 0)
@@ -58,7 +66,7 @@ def choose_candidates(
     top, column, s = search(query, columns, stratum, k=k, shards=shards, recall=config.recall)
     among_top = (stratum[:, :, None] == column[:, None]).any(2)
     column, s = jnp.concatenate([column, stratum], 1), jnp.concatenate([top, jnp.where(among_top, MASKED, s)], 1)
-    valid = s > MASKED / 2
+    valid = s > MASKED / 2 if paired is None else (s > MASKED / 2) & paired[:, None]
     s = jnp.where(valid, s, 0)
     return Candidates(column=column, s=s, boundary=jnp.where(valid, s - own[:, None], 0), valid=valid)
 
@@ -107,12 +115,13 @@ def sample(
     *,
     alpha: Float[Array, ""],
     config: BNSConfig,
+    paired: Bool[Array, " A"] | None = None,
     shards: Shards = ONE_DEVICE,
 ) -> Draw:
     """`choose_candidates`, then `draw`, with the two halves of each row's key: the whole of BNS for one set of anchors."""
     own = jax.lax.stop_gradient(own)
     pick, noise = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    candidates = choose_candidates(query, columns, own, pick, config=config, shards=shards)
+    candidates = choose_candidates(query, columns, own, pick, config=config, paired=paired, shards=shards)
     return draw(candidates, query.x, columns.x, policy, noise, alpha=alpha, config=config, shards=shards)
 
 

@@ -115,7 +115,10 @@ def mean_of(losses: Float[Array, " B"], use: Bool[Array, " B"]) -> Float[Array, 
     return jnp.where(use, losses, 0).sum() / jnp.maximum(use.sum(), 1)
 
 
-def match_loss(positive: Float[Array, " B"], negative: Float[Array, "N B"], use: Bool[Array, "N B"]) -> Float[Array, ""]:
-    """Binary cross-entropy of the matching logit: the mean over the positives and that over the negatives in `use`, averaged."""
+def match_loss(
+    positive: Float[Array, " B"], negative: Float[Array, "N B"], use: Bool[Array, "N B"], paired: Bool[Array, " B"] | None = None
+) -> Float[Array, ""]:
+    """Binary cross-entropy of the matching logit: the mean over the positives in `paired` (None: all) and that over the negatives in `use`,
+    averaged."""
     rejected = jnp.where(use, -jax.nn.log_sigmoid(-negative), 0).sum() / jnp.maximum(use.sum(), 1)
-    return (-jax.nn.log_sigmoid(positive).mean() + rejected) / 2
+    return (jnp.mean(-jax.nn.log_sigmoid(positive), where=paired) + rejected) / 2

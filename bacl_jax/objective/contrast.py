@@ -42,6 +42,15 @@ class Task(NamedTuple):
         return jax.lax.axis_index(self.axes) * b if self.axes else jnp.int32(0)
 
 
+class Contrast(NamedTuple):
+    """L_contrast, the least it can be, and the loss of each row and of each column."""
+
+    loss: Float[Array, ""]
+    least: Float[Array, ""]
+    rows: Float[Array, " B"]
+    columns: Float[Array, " B"]
+
+
 def dense(task: Task, rows: Side, columns: Side, drawn: Rows, affine: Affine) -> tuple[Array, Array, Array]:
     """(loss of each row, loss of each column, least loss of each row), from one tile as large as the batch."""
     made = make(rows, columns, affine, jnp.int32(0), jnp.int32(0))
@@ -210,8 +219,8 @@ def contrast(
     bias: Float[Array, ""] | None,
     config: ObjectiveConfig,
     shards: Shards = ONE_DEVICE,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(L_contrast, the least it can be): InfoNCE's mean of both directions, or the sigmoid loss.
+) -> Contrast:
+    """L_contrast: InfoNCE's mean of both directions over the paired rows, or the sigmoid loss.
 
     rows: the anchors; columns: their texts, pair by pair; drawn: captions that every row has as further columns (E may be 0).
     scale, bias: exp of log_scale, and the sigmoid's bias (None: 0). ValueError where the batch does not divide over the devices.
@@ -228,5 +237,6 @@ def contrast(
     else:
         columns, drawn = shards.everywhere((columns, drawn))
         row_loss, column_loss, least = {"dense": dense, "chunked": chunked}[how](task, rows, columns, drawn, affine)
-    loss = (row_loss.mean() + column_loss.mean()) / 2 if config.kind == "infonce" else row_loss.mean()
-    return loss, jax.lax.stop_gradient(least.mean())
+    mean = functools.partial(jnp.mean, where=rows.paired)
+    loss = (mean(row_loss) + mean(column_loss)) / 2 if config.kind == "infonce" else mean(row_loss)
+    return Contrast(loss, jax.lax.stop_gradient(mean(least)), row_loss, column_loss)

@@ -14,13 +14,14 @@ def term(same_id: str) -> Term:
     weight: k q_ic on BNS's in-batch candidates, 0 elsewhere: channel (a), since
             logaddexp(LSE l, LSE(l + log kq)) = LSE(l + log(1 + kq)). drawn: re-encoded captions, for the rows alone: channel (b).
     same_id "positive": rows of one caption or one anchor are all in P_i; "mask": P_i is the pair itself, the others are left out.
-    The least it can be is log |P_i| (arXiv 2004.11362).
+    The least it can be is log |P_i| (arXiv 2004.11362). A row without a positive has L_i = log sum_j ...
     """
 
     def masked(tile: Tile) -> tuple[Array, Array]:
+        logits = tile.logits if tile.left_out is None else jnp.where(tile.left_out, MASKED, tile.logits)
         if same_id == "positive":
-            return tile.logits, tile.positive
-        return jnp.where(tile.positive & ~tile.own, MASKED, tile.logits), tile.own
+            return logits, tile.positive
+        return jnp.where(tile.positive & ~tile.own, MASKED, logits), tile.own
 
     def add(sums: tuple, tile: Tile, axis: int) -> tuple:
         logits, positive = masked(tile)
@@ -43,11 +44,15 @@ def term(same_id: str) -> Term:
         pull = jnp.where(positive, (g_row / row_count)[:, None] + (g_column / column_count)[None], 0)
         return p_row + p_column - pull
 
+    def end(sums: tuple) -> tuple[Array, Array, tuple]:
+        lse, attraction, count = *sums[:2], jnp.maximum(sums[2], 1)
+        return lse - attraction / count, jnp.log(count), (lse, count)
+
     return Term(
         start=lambda size: (jnp.full(size, -jnp.inf), jnp.zeros(size), jnp.zeros(size)),
         add=add,
         add_drawn=add_drawn,
-        end=lambda sums: (sums[0] - sums[1] / sums[2], jnp.log(sums[2]), (sums[0], sums[2])),
+        end=end,
         grad=grad,
         grad_drawn=lambda logits, valid, row: jnp.where(valid, jnp.exp(logits - row[1][0][:, None]) * row[0][:, None], 0),
     )

@@ -18,6 +18,7 @@ def term(same_id: str) -> Term:
         m, positive = 1 + (tile.row_weight + tile.column_weight) / 2, tile.positive
         if same_id == "mask":
             m, positive = jnp.where(positive & ~tile.own, 0, m), tile.own
+        m = m if tile.left_out is None else jnp.where(tile.left_out, 0, m)
         return m, jnp.where(positive, 1, -1)
 
     def add(sums: Array, tile: Tile, axis: int) -> Array:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,12 @@ def same_id(a: UInt32[Array, "A 2"], b: UInt32[Array, "N 2"]) -> Bool[Array, "A 
     """True where two 64-bit ids are equal."""
     low, high = jax.lax.optimization_barrier((b[:, 0], b[:, 1]))  # one word of all rows side by side: a CPU compares them faster
     return ((a[:, :1] ^ low[None]) | (a[:, 1:] ^ high[None])) == 0
+
+
+def nobody(count: int, of: Literal["query", "column"]) -> UInt32[Array, "N 2"]:
+    """Ids that belong to no row, different for queries and for columns: what is unknown is equal to nothing else."""
+    last = 0xFFFFFFFF - (of == "column")
+    return jnp.stack([jnp.arange(count, dtype=jnp.uint32), jnp.full(count, last, jnp.uint32)], 1)
 
 
 def positives(rows: Any, columns: Any) -> Bool[Array, "A N"]:

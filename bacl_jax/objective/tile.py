@@ -15,13 +15,17 @@ from bacl_jax.types import pytree
 
 @pytree
 class Side:
-    """One side of the pairs: unit embeddings, ids, and BNS's in-batch candidates (K may be 0)."""
+    """One side of the pairs: unit embeddings, ids, and BNS's in-batch candidates (K may be 0).
+
+    paired: False where the row has no partner in the batch; None: all have.
+    """
 
     x: Float[Array, "B D"]
     caption_id: Array  # uint32 [B, 2]
     anchor_id: Array  # uint32 [B, 2]
     candidate: Int[Array, "B K"]  # numbers of rows of the other side, over the whole batch
     weight: Float[Array, "B K"]  # k q
+    paired: Bool[Array, " B"] | None = None
 
 
 @pytree
@@ -36,7 +40,7 @@ class Affine:
 
 
 class Tile(NamedTuple):
-    """Logits of b rows against t columns and what is known of each pair."""
+    """Logits of b rows against t columns and what is known of each pair. No sum holds what is `left_out` (None: nothing is)."""
 
     cosine: Float[Array, "b t"]
     logits: Float[Array, "b t"]  # scale * cosine + bias
@@ -44,6 +48,7 @@ class Tile(NamedTuple):
     own: Bool[Array, "b t"]
     row_weight: Float[Array, "b t"]
     column_weight: Float[Array, "b t"]
+    left_out: Bool[Array, "b t"] | None = None
 
 
 class Term(NamedTuple):
@@ -73,13 +78,19 @@ def scatter(candidate: Int[Array, "a K"], weight: Float[Array, "a K"], start: Ar
 def make(rows: Side, columns: Side, affine: Affine, first_row: Array, first_column: Array) -> Tile:
     """The tile of some rows and some columns, whose places in the batch start at first_row and first_column."""
     b, t, s = rows.x.shape[0], columns.x.shape[0], cosine(rows.x, columns.x)
+    positive, own = positives(rows, columns), first_row + jnp.arange(b)[:, None] == first_column + jnp.arange(t)[None]
+    left_out = None
+    if rows.paired is not None and columns.paired is not None:  # a probable partner is no negative, and no positive either
+        both = rows.paired[:, None] & columns.paired[None]
+        positive, own, left_out = positive & both, own & both, positive & ~both
     return Tile(
         cosine=s,
         logits=affine(s),
-        positive=positives(rows, columns),
-        own=first_row + jnp.arange(b)[:, None] == first_column + jnp.arange(t)[None],
+        positive=positive,
+        own=own,
         row_weight=scatter(rows.candidate, rows.weight, first_column, t),
         column_weight=scatter(columns.candidate, columns.weight, first_row, b).T,
+        left_out=left_out,
     )
 
 

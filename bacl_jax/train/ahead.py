@@ -19,8 +19,8 @@ from jax.sharding import Mesh, NamedSharding
 from bacl_jax import paths
 from bacl_jax.config import Config, ConfigError
 from bacl_jax.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated, spread
-from bacl_jax.objective.bacl import Groups
 from bacl_jax.objective.contrast import contrast
+from bacl_jax.objective.pairs import Groups
 from bacl_jax.objective.similarity import Rows
 from bacl_jax.objective.tile import Side
 from bacl_jax.train import cost, flops
@@ -76,6 +76,8 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
         caption_id=rows(2, dtype=jnp.uint32),
         anchor_id=rows(2, dtype=jnp.uint32),
         index=rows(dtype=jnp.int32),
+        paired=rows(dtype=jnp.bool_) if config.data.unpaired_share else None,
+        truth=rows(2, dtype=jnp.uint32) if config.data.unpaired_share and config.data.truth_column else None,
     )
 
 

@@ -149,6 +149,7 @@ class _Encoder:
         data = self._config.data
         try:
             example = dataset.train[row]
+            assert example.picture is not None
             image = transforms.crop(example.picture, data.image_size, resample=data.resample) if "image" in self._towers else None
         except DataError as error:
             if data.on_error == "raise":

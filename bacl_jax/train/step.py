@@ -16,8 +16,9 @@ from bacl_jax.config import Config
 from bacl_jax.mesh import by_rows, check_rows, mesh_of, replicated, spread
 from bacl_jax.models import Model
 from bacl_jax.objective import bank as memory
-from bacl_jax.objective.bacl import Metrics, Pairs, bacl_loss, encoded
+from bacl_jax.objective.bacl import Metrics, bacl_loss, encoded
 from bacl_jax.objective.contrast import check_tiles
+from bacl_jax.objective.pairs import Pairs
 from bacl_jax.objective.partners import partner_lists
 from bacl_jax.objective.shards import ONE_DEVICE, Shards
 from bacl_jax.optim import groups, make_optimizer
@@ -139,7 +140,14 @@ class Trainer:
             params=params,
             opt_state=self.optimizer.init(trained),
             ema=None if c.optim.ema_decay is None else jax.tree.map(jnp.copy, trained),
-            bank=memory.empty(c.objective.bank_size, c.data.context_length, c.model.embed_dim, self._in_bank),
+            bank=memory.empty(
+                c.objective.bank_size,
+                c.data.context_length,
+                c.model.embed_dim,
+                self._in_bank,
+                unpaired=c.data.unpaired_share > 0,
+                truth=c.data.unpaired_share > 0 and c.data.truth_column is not None,
+            ),
             rng=jax.random.key_data(jax.random.fold_in(key, 1)),
             nonfinite=jnp.int32(0),
             skipped=jnp.int32(0),
@@ -265,6 +273,8 @@ def encode(model: Model, params: dict[str, Any], batch: Batch, shards: Shards = 
         anchor_id=batch.anchor_id,
         inputs=None if shards.parts == 1 else given,
         stored=stored,
+        paired=batch.paired,
+        truth=batch.truth,
     )
 
 

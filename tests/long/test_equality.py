@@ -16,7 +16,8 @@ from bacl_jax.config import BNSConfig, CLAConfig, MeshConfig, ObjectiveConfig
 from bacl_jax.mesh import make_mesh
 from bacl_jax.objective import bacl, bns, cla
 from bacl_jax.objective import bank as memory
-from bacl_jax.objective.bacl import Groups, Pairs, bacl_loss, encoded
+from bacl_jax.objective.bacl import bacl_loss, encoded
+from bacl_jax.objective.pairs import Groups, Pairs
 from bacl_jax.objective.shards import ONE_DEVICE, Shards
 from bacl_jax.objective.similarity import MASKED, Rows, positives, search
 from bacl_jax.types import Features
