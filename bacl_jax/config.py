@@ -215,13 +215,13 @@ class UnpairedConfig:
     """Rows that lack one modality (data.unpaired_share; arXiv 2302.06232)."""
 
     enabled: bool = False
-    weight: PositiveFloat = 1.0
-    start: Share = 0.1  # progress before which no partner is accepted
+    weight: PositiveFloat = 1.0  # of a probable pair, times its soft weight; that of a pair is 1
+    start: Share = 0.3  # progress before which no partner is accepted
     k: Positive = 8  # most similar entries of the bank that have soft weights
-    tau_early: PositiveFloat = 0.1  # temperature of the soft weights, of cosines, at `start`
+    tau_early: PositiveFloat = 0.05  # temperature of the soft weights, of cosines, at `start`
     tau_late: PositiveFloat = 0.02  # at the end; between them it falls geometrically
-    confidence: Share = 0.5  # least soft weight of the best partner
-    mutual: bool = True  # the partner must have no other row alone that is more similar to it
+    confidence: Share = 0.3  # least soft weight of the best partner
+    mutual: NonNegative = 1  # the picture is among so many that are most similar to the caption; 0: not asked
 
 
 @dataclasses.dataclass(frozen=True)

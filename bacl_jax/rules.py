@@ -134,11 +134,6 @@ def _objective_rules(config: Any) -> Iterator[Rule]:
         "must be False where data.unpaired_share is 0: no row lacks a modality",
     )
     yield (
-        not objective.unpaired.enabled or objective.kind == "infonce",
-        "objective.unpaired.enabled",
-        f"must be False where objective.kind is {objective.kind}: its loss is made of InfoNCE's sums",
-    )
-    yield (
         objective.cla.stop_gradient != "all" or objective.cla.beta == 0,
         "objective.cla.beta",
         "must be 0 where objective.cla.stop_gradient is all: it has no effect there",

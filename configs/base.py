@@ -154,14 +154,14 @@ def objective() -> ConfigDict:
     cla.into_towers = False  # both losses reach the towers; False: they train the cross-modal layers alone, as with frozen towers
 
     objective.unpaired = unpaired = ConfigDict()  # rows that lack one modality: data.unpaired_share (arXiv 2302.06232)
-    unpaired.enabled = False  # they are pulled towards their probable partners; False: they are further negatives alone
-    unpaired.weight = 1.0  # of that loss
-    unpaired.start = 0.1  # progress before which no partner is accepted
+    unpaired.enabled = False  # pictures train with their probable captions; False: they are further negatives alone
+    unpaired.weight = 1.0  # of a probable pair, times its soft weight; that of a pair is 1
+    unpaired.start = 0.3  # progress before which no partner is accepted
     unpaired.k = 8  # most similar entries of the memory bank that have soft weights
-    unpaired.tau_early = 0.1  # temperature of the soft weights, of cosines, at the start of it
+    unpaired.tau_early = 0.05  # temperature of the soft weights, of cosines, at the start of it
     unpaired.tau_late = 0.02  # the same at the end of training; between them it falls geometrically
-    unpaired.confidence = 0.5  # least soft weight of the best partner
-    unpaired.mutual = True  # a partner is accepted only where no other row alone is more similar to it
+    unpaired.confidence = 0.3  # least soft weight of the best partner
+    unpaired.mutual = 1  # the picture must be among so many pictures alone that are most similar to the caption; 0: not asked
     return objective
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "configs"
 LAION = ("laion400m_vitb16_bacl", "laion400m_vitb32_clip", "laion400m_vitl14_bacl")
 EMOJI = ("emoji_clip", "emoji_bacl", "emoji_bns", "emoji_cla", "emoji_bacl_paper")
-NAMES = (*EMOJI, "emoji_vit_bacl", "emoji_minilm", "manifest", "webdataset", "mixture", *LAION)
+NAMES = (*EMOJI, "emoji_vit_bacl", "emoji_minilm", "manifest", "unpaired", "webdataset", "mixture", *LAION)
 SHARED = {"base", "laion400m"}  # parts of others, no runs
 
 
@@ -83,6 +83,7 @@ def test_what_each_config_is():
         "emoji_cla": (False, True),
         "emoji_bacl_paper": (True, True),
         "manifest": (True, True),
+        "unpaired": (False, False),
         "webdataset": (True, True),
         "mixture": (True, True),
         "emoji_vit_bacl": (True, True),

@@ -161,7 +161,10 @@ def test_the_logged_metrics_are_those_of_a_step():
     config = tiny.config()
     trainer = build(config, tiny.VOCABULARY, make_mesh(config.mesh))
     _, metrics = jax.eval_shape(trainer.step, trainer.abstract_state(), tiny.batch())
-    assert set(re.findall(r"^\| `(\w+)` ", between("docs/method.md", "metrics"), re.M)) == set(metrics)
+    alone = tiny.unpaired()
+    trainer, batch = build(alone, tiny.VOCABULARY, make_mesh(alone.mesh)), tiny.batch(paired=8)
+    _, of_unpaired = jax.eval_shape(trainer.step, trainer.abstract_state(), batch)
+    assert set(re.findall(r"^\| `(\w+)` ", between("docs/method.md", "metrics"), re.M)) == {*metrics, *of_unpaired}
 
 
 def test_the_fields_that_a_resumed_run_may_change():
@@ -221,6 +224,16 @@ def test_the_commands_for_your_own_data_run(trained):
     assert "--model=False makes the page without the model" in done.stderr
     done = run([*command[:3], "--workdir=runs/begun", "--model=False", "--compare=runs/mine"], folder)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_command_for_rows_that_lack_a_caption_runs(trained):
+    folder, _ = trained
+    alone = "photos/0005.jpg,,train\n,two red bicycles,train\n"
+    (folder / "partly.csv").write_text((folder / "pairs.csv").read_text() + alone)
+    (command,) = [command for command in commands("README.md") if "--config.data.path=partly.csv" in command]
+    done = run([*(argument.replace("--config=", f"--config={ROOT}/") for argument in command), *SMALL], folder)
+    assert done.returncode == 0, done.stderr
+    assert "in training 4 complete, 1 pictures and 1 captions alone" in done.stdout
 
 
 def test_the_trainer_of_ones_own_runs_and_learns():

@@ -99,6 +99,9 @@ def test_two_steps(name, tmp_path, monkeypatch):
         overrides |= SMALLER | {"data.tokenizer_path": vocabularies.clip_file(tmp_path), "data.vocab_size": vocabularies.CLIP_SIZE}
     if settings.data.kind == "manifest":
         overrides |= {"data.path": manifest(tmp_path), "data.split_column": "split"}
+    if name == "unpaired":
+        with Path(overrides["data.path"]).open("a") as file:
+            file.writelines(f"{number}.png,,train\n,square number {number},train\n" for number in range(6))
     if settings.data.kind == "webdataset":
         few = {"data.validation_rows": 2, "data.test_rows": 0}
         overrides |= few | {"data.path": shards(tmp_path), "data.on_error": "skip", "data.max_error_share": 1.0}

@@ -157,3 +157,41 @@ def test_batch_that_does_not_divide_is_refused():
     config = dataclasses.replace(tiny.config(), train=dataclasses.replace(tiny.config().train, batch_size=12))
     with pytest.raises(ConfigError, match=r"train.batch_size 12 does not divide over the 8 devices: use 8 or 16"):
         build(config, tiny.VOCABULARY, make_mesh(MeshConfig()))
+
+
+def test_rows_that_stand_alone_train_with_captions_of_the_bank():
+    """From the second step on: the first finds an empty bank. One device, eight, and micro-batches agree."""
+    states = []
+    for mesh, parts in ((tiny.one_device(), 1), (make_mesh(MeshConfig()), 1), (tiny.one_device(), 2)):
+        config = tiny.unpaired(groups=8)
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, micro_batches=parts))
+        t = build(config, tiny.VOCABULARY, mesh)
+        state, accepted = t.init(3), []
+        for i in range(3):
+            state, metrics = t.step(state, to_global(t.mesh, tiny.batch(i, paired=8)))
+            accepted.append(float(metrics["unpaired_accepted"]))
+        assert accepted == [0, 1, 1]
+        assert 0 <= float(metrics["unpaired_recall"]) <= float(metrics["unpaired_precision"]) <= 1
+        states.append(jax.device_get((state, metrics)))
+    for other in states[1:]:
+        chex.assert_trees_all_close(states[0][0].params, other[0].params, atol=1e-4)
+        chex.assert_trees_all_equal(states[0][0].bank.caption_id, other[0].bank.caption_id)
+    bank, alone = states[0][0].bank, np.arange(48) % 16 >= 8
+    np.testing.assert_array_equal(bank.paired, ~alone)
+    took = [np.asarray(tiny.batch(i, paired=8).caption_id) for i in range(3)]
+    assert (bank.caption_id == np.concatenate(took)).all(1)[~alone].all()  # pairs keep their own
+    earlier = {tuple(row) for row in took[0][8:]}
+    assert {tuple(row) for row in bank.caption_id[24:32]} <= earlier  # the second step's came from the first
+
+
+def test_the_truth_changes_nothing_but_what_is_logged():
+    t = build(tiny.unpaired(), tiny.VOCABULARY, tiny.one_device())
+    states = []
+    for turn in (0, 1):
+        state = t.init(3)
+        for i in range(3):
+            batch = tiny.batch(i, paired=8)
+            batch = dataclasses.replace(batch, truth=np.roll(batch.truth, turn, 0))
+            state, _ = t.step(state, to_global(t.mesh, batch))
+        states.append(jax.device_get(state))
+    chex.assert_trees_all_equal(*states)

@@ -5,7 +5,18 @@ import dataclasses
 import jax
 import numpy as np
 
-from bacl_jax.config import BNSConfig, CLAConfig, Config, DataConfig, ModelConfig, ObjectiveConfig, TextConfig, TrainConfig, VisionConfig
+from bacl_jax.config import (
+    BNSConfig,
+    CLAConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TextConfig,
+    TrainConfig,
+    UnpairedConfig,
+    VisionConfig,
+)
 from bacl_jax.mesh import AXES
 from bacl_jax.types import Batch, Tokens
 
@@ -41,8 +52,16 @@ def plain(**objective) -> Config:
     return config(bns=BNSConfig(), cla=CLAConfig(), **objective)
 
 
-def batch(seed: int = 0, size: int = 16, captions: int = 10) -> Batch:
-    """Random pictures; captions BOS words EOS that repeat, so that a row has several positives."""
+def unpaired(**objective) -> Config:
+    """InfoNCE on rows half of which lack a caption or a picture."""
+    settings = UnpairedConfig(enabled=True, start=0.0, k=3, confidence=0.0, mutual=0)
+    plain = config(bns=BNSConfig(), cla=CLAConfig(), unpaired=settings, **objective)
+    data = dataclasses.replace(plain.data, kind="manifest", path="pairs.csv", unpaired_share=0.5, truth_column="truth")
+    return dataclasses.replace(plain, data=data)
+
+
+def batch(seed: int = 0, size: int = 16, captions: int = 10, paired: int | None = None) -> Batch:
+    """Random pictures; captions BOS words EOS that repeat, so that a row has several positives. paired: so many rows are pairs."""
     r = np.random.default_rng(seed)
     caption = r.integers(0, captions, size)
     ids, mask = np.zeros((size, 8), np.int32), np.zeros((size, 8), bool)
@@ -59,4 +78,6 @@ def batch(seed: int = 0, size: int = 16, captions: int = 10) -> Batch:
         caption_id=np.stack([caption, caption], 1).astype(np.uint32),
         anchor_id=np.stack([np.arange(size) + seed * size] * 2, 1).astype(np.uint32),
         index=(np.arange(size) + seed * size).astype(np.int32) % 64,
+        paired=None if paired is None else np.arange(size) < paired,
+        truth=None if paired is None else np.stack([caption, caption], 1).astype(np.uint32),
     )

@@ -27,9 +27,10 @@ class Sampler:
         self._seed, self.parts = seed, tuple(parts)
         first = [part for part in parts if not part.beside]
         counts = iter(share_out([part.weight for part in first], batch_size, [part.name for part in first]))
-        self.counts: list[int] = []
+        found: list[int] = []
         for part in parts:
-            self.counts.append(self.counts[-1] if part.beside else next(counts))
+            found.append(found[-1] if part.beside else next(counts))
+        self.counts = tuple(found)
         self._source = interleaved([0 if part.beside else count for part, count in zip(parts, self.counts, strict=True)])
         self._begins = np.cumsum([0, *(part.rows for part in parts if part.start is None)])
         if self._begins[-1] > _MOST_ROWS:

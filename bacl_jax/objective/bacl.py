@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bacl_jax.config import ObjectiveConfig
-from bacl_jax.objective import bns, cla, unpaired
+from bacl_jax.objective import bns, cla
 from bacl_jax.objective.bank import Bank
 from bacl_jax.objective.contrast import contrast as contrastive_term
 from bacl_jax.objective.pairs import Captions, Groups, Pairs, even_rows
@@ -198,11 +198,6 @@ def bacl_loss(
     own = jax.lax.stop_gradient((pairs.anchor.pooled * pairs.text.pooled).sum(-1))  # s_ii
     metrics: Metrics = {}
     total = jnp.float32(0)
-    partners = None
-    if config.unpaired.enabled:
-        assert bank is not None
-        pairs, partners, found = unpaired.partners(pairs, bank, progress, config.unpaired, shards)
-        metrics |= found
 
     weighted: list[bns.Draw] = []
     drawn = column = None
@@ -222,12 +217,13 @@ def bacl_loss(
         total += metrics["loss_policy"]
 
     image_side, text_side = weighted or (None, None)
-    contrast, least, row_loss, column_loss = contrastive_term(
+    contrast, least = contrastive_term(
         _side(pairs.anchors(), image_side, b.k, pairs.paired),
         _side(pairs.texts(), text_side, b.k, pairs.paired),
         jax.tree.map(lambda x: x[:0], pairs.texts()) if drawn is None else drawn.columns,
         scale=jnp.exp(log_scale),
         bias=bias,
+        weight=pairs.weight,
         config=config,
         shards=shards,
     )
@@ -235,9 +231,6 @@ def bacl_loss(
     if config.kind == "infonce":
         metrics |= {"loss_floor": least, "log_batch": jnp.log(jnp.float32(size))}
     total += contrast
-    if partners is not None:
-        metrics |= unpaired.terms(pairs, partners, row_loss, column_loss, jnp.exp(log_scale))
-        total += config.unpaired.weight * metrics["loss_unpaired"]
 
     if config.cla.enabled:
         if drawn is None or b.stale:

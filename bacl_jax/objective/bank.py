@@ -24,8 +24,7 @@ class Bank:
     text: Float[Array, "M D"]  # embedding w of the caption
     cursor: Int[Array, ""]  # t B mod M
     stored: tuple[Any, ...] = ()  # arrays [M, ...] of what is stored of the captions beside their tokens (see bacl.Captions)
-    paired: Bool[Array, " M"] | None = None  # False: anchor and caption are of different rows; None: all are pairs
-    truth: UInt32[Array, "M 2"] | None = None  # hash of the caption that the anchor truly has, 0 where unknown; None: of all unknown
+    paired: Bool[Array, " M"] | None = None  # False: anchor and caption were not given together; None: all were
 
     @property
     def filled(self) -> Bool[Array, " M"]:
@@ -47,11 +46,10 @@ def empty(
     stored: tuple[Any, ...] = (),
     *,
     unpaired: bool = False,
-    truth: bool = False,
 ) -> Bank:
     """A bank of `size` empty slots. stored: shapes and types of what is stored of one row's caption.
 
-    unpaired: some rows are no pairs; truth: and their true captions are kept, too.
+    unpaired: some rows are no pairs.
     """
     return Bank(
         caption_id=jnp.zeros((size, 2), jnp.uint32),
@@ -64,7 +62,6 @@ def empty(
         cursor=jnp.int32(0),
         stored=jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), stored),
         paired=jnp.ones(size, bool) if unpaired else None,
-        truth=jnp.zeros((size, 2), jnp.uint32) if truth else None,
     )
 
 

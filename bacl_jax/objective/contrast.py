@@ -42,15 +42,6 @@ class Task(NamedTuple):
         return jax.lax.axis_index(self.axes) * b if self.axes else jnp.int32(0)
 
 
-class Contrast(NamedTuple):
-    """L_contrast, the least it can be, and the loss of each row and of each column."""
-
-    loss: Float[Array, ""]
-    least: Float[Array, ""]
-    rows: Float[Array, " B"]
-    columns: Float[Array, " B"]
-
-
 def dense(task: Task, rows: Side, columns: Side, drawn: Rows, affine: Affine) -> tuple[Array, Array, Array]:
     """(loss of each row, loss of each column, least loss of each row), from one tile as large as the batch."""
     made = make(rows, columns, affine, jnp.int32(0), jnp.int32(0))
@@ -217,13 +208,15 @@ def contrast(
     *,
     scale: Float[Array, ""],
     bias: Float[Array, ""] | None,
+    weight: Float[Array, " B"] | None = None,
     config: ObjectiveConfig,
     shards: Shards = ONE_DEVICE,
-) -> Contrast:
-    """L_contrast: InfoNCE's mean of both directions over the paired rows, or the sigmoid loss.
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(L_contrast, the least it can be): InfoNCE's mean of both directions, or the sigmoid loss; the mean is over the rows that are paired.
 
     rows: the anchors; columns: their texts, pair by pair; drawn: captions that every row has as further columns (E may be 0).
-    scale, bias: exp of log_scale, and the sigmoid's bias (None: 0). ValueError where the batch does not divide over the devices.
+    scale, bias: exp of log_scale, and the sigmoid's bias (None: 0). weight: of each row in the mean, 0 where not paired; None: all have 1.
+    ValueError where the batch does not divide over the devices.
     """
     size = rows.x.shape[0]
     rows, columns = (dataclasses.replace(side, weight=jax.lax.stop_gradient(side.weight)) for side in (rows, columns))
@@ -237,6 +230,6 @@ def contrast(
     else:
         columns, drawn = shards.everywhere((columns, drawn))
         row_loss, column_loss, least = {"dense": dense, "chunked": chunked}[how](task, rows, columns, drawn, affine)
-    mean = functools.partial(jnp.mean, where=rows.paired)
+    mean = functools.partial(jnp.average, weights=weight)
     loss = (mean(row_loss) + mean(column_loss)) / 2 if config.kind == "infonce" else mean(row_loss)
-    return Contrast(loss, jax.lax.stop_gradient(mean(least)), row_loss, column_loss)
+    return loss, jax.lax.stop_gradient(mean(least))

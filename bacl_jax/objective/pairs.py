@@ -43,10 +43,9 @@ class Pairs:
     anchor_id: Array  # uint32 [B, 2]
     inputs: Any = None  # what the anchors' tower made the features of, first dimension B, where their tokens are not kept
     stored: tuple[Any, ...] = ()  # what is stored of the captions, as in Captions
-    paired: Array | None = None  # bool [B]; False where anchor and text are of different rows; None: all are pairs
-    truth: Array | None = None  # uint32 [B, 2], as in types.Batch
-    caption_of_anchor: Array | None = None  # uint32 [B, 2]; where not paired that of a probable partner, or nobody's; None: caption_id
-    anchor_of_text: Array | None = None  # uint32 [B, 2], likewise
+    paired: Array | None = None  # bool [B]; False where anchor and text are no pair; None: all are
+    weight: Array | None = None  # float [B], of the pairs in L_contrast; None: 1
+    given: Array | None = None  # bool [B]; False where anchor and text were not given together, be they a probable pair; None: all were
 
     def captions(self) -> Captions:
         return Captions(text=self.text, ids=self.ids, mask=self.mask, stored=self.stored)
@@ -54,17 +53,17 @@ class Pairs:
     def to_keep(self, *, stored: bool = False) -> dict[str, Any]:
         """What the bank keeps of each row, as `bank.push` takes it, but for its number in the source. stored: these, too."""
         ids = {"caption_id": self.caption_id, "anchor_id": self.anchor_id, "ids": self.ids, "mask": self.mask}
-        ids |= {name: x for name in ("paired", "truth") if (x := getattr(self, name)) is not None}
+        ids |= {} if self.given is None else {"paired": self.given}
         return ids | {"anchor": self.anchor.pooled, "text": self.text.pooled} | ({"stored": self.stored} if stored else {})
 
     def anchors(self) -> Rows:
         """The anchors' side as columns: of each anchor one copy."""
-        caption_id = self._of_pairs(self.caption_id, "query") if self.caption_of_anchor is None else self.caption_of_anchor
+        caption_id = self._of_pairs(self.caption_id, "query")
         return Rows(x=self.anchor.pooled, caption_id=caption_id, anchor_id=self.anchor_id, valid=_one_of_each(self.anchor_id))
 
     def texts(self) -> Rows:
         """The texts' side as columns: of each caption one copy."""
-        anchor_id = self._of_pairs(self.anchor_id, "column") if self.anchor_of_text is None else self.anchor_of_text
+        anchor_id = self._of_pairs(self.anchor_id, "column")
         return Rows(x=self.text.pooled, caption_id=self.caption_id, anchor_id=anchor_id, valid=_one_of_each(self.caption_id))
 
     def _of_pairs(self, ids: Array, of: Literal["query", "column"]) -> Array:

@@ -16,7 +16,9 @@ from bacl_jax.config import Config
 from bacl_jax.mesh import by_rows, check_rows, mesh_of, replicated, spread
 from bacl_jax.models import Model
 from bacl_jax.objective import bank as memory
+from bacl_jax.objective import unpaired
 from bacl_jax.objective.bacl import Metrics, bacl_loss, encoded
+from bacl_jax.objective.bank import Bank
 from bacl_jax.objective.contrast import check_tiles
 from bacl_jax.objective.pairs import Pairs
 from bacl_jax.objective.partners import partner_lists
@@ -24,7 +26,7 @@ from bacl_jax.objective.shards import ONE_DEVICE, Shards
 from bacl_jax.optim import groups, make_optimizer
 from bacl_jax.partition import follow, shardings
 from bacl_jax.train.state import TrainState
-from bacl_jax.types import Batch, Features, Trunk
+from bacl_jax.types import Batch, Features, Tokens, Trunk
 
 
 class Trainer:
@@ -146,7 +148,6 @@ class Trainer:
                 c.model.embed_dim,
                 self._in_bank,
                 unpaired=c.data.unpaired_share > 0,
-                truth=c.data.unpaired_share > 0 and c.data.truth_column is not None,
             ),
             rng=jax.random.key_data(jax.random.fold_in(key, 1)),
             nonfinite=jnp.int32(0),
@@ -161,8 +162,15 @@ class Trainer:
 
     def _loss_on_mesh(self, params: dict[str, Any], state: TrainState, batch: Batch) -> tuple[Float[Array, ""], tuple[Metrics, Pairs]]:
         model, shards = self.model, self.shards
-        pairs = encode(model, params, batch, shards)
+        progress = schedules.progress(state.step, self.config.train.steps)
         by_batch = shards.by_batch
+        if self.config.objective.unpaired.enabled:
+            anchor = encoded(lambda given: by_batch(image_features(model, params, given)), batch.inputs["image"].values, shards)
+            batch, weight, found = self._with_partners(batch, anchor.pooled, state.bank, progress)
+            pairs = encode(model, params, batch, shards, anchor)
+            pairs = dataclasses.replace(pairs, paired=weight > 0, weight=weight)
+        else:
+            pairs, found = encode(model, params, batch, shards), {}
         loss, metrics = bacl_loss(
             pairs,
             state.bank,
@@ -173,11 +181,24 @@ class Trainer:
             encode_text=lambda *args: by_batch(text_features(model, params, *by_batch(args))),
             encode_anchor=lambda given: by_batch(image_features(model, params, by_batch(given))),
             key=jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step),
-            progress=schedules.progress(state.step, self.config.train.steps),
+            progress=progress,
             config=self.config.objective,
             shards=shards,
         )
-        return loss, (metrics, pairs)
+        return loss, (metrics | found, pairs)
+
+    def _with_partners(self, batch: Batch, z: Array, bank: Bank, progress: Array) -> tuple[Batch, Array, Metrics]:
+        """The batch with the probable captions of its pictures z that stand alone, the weights of its pairs, and what is logged."""
+        assert batch.paired is not None
+        config, text, shards = self.config.objective.unpaired, batch.inputs["text"], self.shards
+        partners = unpaired.find(z, batch.anchor_id, batch.paired, bank, progress, config=config, shards=shards)
+        found = shards.fetch((bank.ids, bank.mask, bank.caption_id), partners.slot)
+        accept = lambda new, old: jnp.where(partners.accepted[:, None], new, old)  # noqa: E731
+        ids, mask, caption_id = jax.tree.map(accept, found, (text.values, text.mask, batch.caption_id))
+        weight = jnp.where(partners.accepted, config.weight * partners.likely, batch.paired)
+        metrics = unpaired.diagnostics(partners, batch.paired, found[2], batch.truth)
+        told = {"inputs": batch.inputs | {"text": Tokens(values=ids, mask=mask)}, "caption_id": caption_id}
+        return dataclasses.replace(batch, **told), weight, metrics
 
     def _gathered(self, params: dict[str, Any]) -> dict[str, Any]:
         """Parameters as the model uses them: cut by tensor alone. The compiler gathers each where it is used, and spreads its gradient."""
@@ -252,8 +273,11 @@ def compiler_options(config: Config, mesh: Mesh) -> dict[str, str] | None:
     return {"xla_disable_hlo_passes": "cse_barrier_expander"} if again else None
 
 
-def encode(model: Model, params: dict[str, Any], batch: Batch, shards: Shards = ONE_DEVICE) -> Pairs:
-    """Both towers over a batch, in micro-batches where shards.parts > 1: then without token features. Stored trunks are not run."""
+def encode(model: Model, params: dict[str, Any], batch: Batch, shards: Shards = ONE_DEVICE, anchor: Features | None = None) -> Pairs:
+    """Both towers over a batch, in micro-batches where shards.parts > 1: then without token features. Stored trunks are not run.
+
+    anchor: what the image tower made of the batch, where that was asked before.
+    """
     text = batch.inputs["text"]
     given = batch.stored["image"] if "image" in batch.stored else batch.inputs["image"].values
     stored = (batch.stored["text"],) if "text" in batch.stored else ()
@@ -263,10 +287,14 @@ def encode(model: Model, params: dict[str, Any], batch: Batch, shards: Shards = 
         given, texts = part
         return shards.by_batch((image_features(model, params, given), text_features(model, params, *texts)))
 
-    anchor, words = encoded(towers, (given, (text.values, text.mask, *stored)), shards)
+    texts = (text.values, text.mask, *stored)
+    if anchor is None:
+        features = encoded(towers, (given, texts), shards)
+    else:
+        features = anchor, encoded(lambda texts: shards.by_batch(text_features(model, params, *texts)), texts, shards)
     return Pairs(
-        anchor=anchor,
-        text=words,
+        anchor=features[0],
+        text=features[1],
         ids=text.values,
         mask=text.mask,
         caption_id=batch.caption_id,
@@ -274,7 +302,8 @@ def encode(model: Model, params: dict[str, Any], batch: Batch, shards: Shards = 
         inputs=None if shards.parts == 1 else given,
         stored=stored,
         paired=batch.paired,
-        truth=batch.truth,
+        weight=None if batch.paired is None else batch.paired.astype(jnp.float32),
+        given=batch.paired,
     )
 
 
