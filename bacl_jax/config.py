@@ -225,8 +225,20 @@ class UnpairedConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MMCLConfig:
+    """The form of kind = "mmcl": a general contrastive loss (arXiv 2302.06232)."""
+
+    form: str = "gce"  # infonce, linear, softplus, hinge, gce, ramp, or module:function of one that returns a Form
+    q: PositiveFloat | None = None  # gce: 0 to InfoNCE, 1 to the mean absolute error; None: the form's own
+    margin: float | None = None  # hinge, in logits; None: the form's own
+    tau: PositiveFloat | None = None  # unit of psi, in logits, for the forms that have one; None: the form's own
+    eps: NonNegativeFloat | None = None  # weight of psi(0) in each sum; None: the form's own
+    nu: NonNegativeFloat | None = None  # share of the own logit that is taken off the others; None: the form's own
+
+
+@dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    kind: Literal["infonce", "sigmoid"] = "infonce"
+    kind: Literal["infonce", "sigmoid", "mmcl"] = "infonce"
     same_id: Literal["positive", "mask"] = "positive"  # rows of one caption or one anchor: positives, or left out
     init_scale: PositiveFloat = 7.0  # exp(log_scale) at the start; sigmoid: 10
     max_scale: PositiveFloat = 100.0
@@ -240,6 +252,7 @@ class ObjectiveConfig:
     bns: BNSConfig = BNSConfig()
     cla: CLAConfig = CLAConfig()
     unpaired: UnpairedConfig = UnpairedConfig()
+    mmcl: MMCLConfig = MMCLConfig()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -139,6 +139,11 @@ def _objective_rules(config: Any) -> Iterator[Rule]:
         f"must be False where objective.kind is {objective.kind}: its loss is made of InfoNCE's sums",
     )
     yield (
+        objective.kind != "mmcl" or objective.same_id == "mask",
+        "objective.same_id",
+        "must be mask where objective.kind is mmcl: the pair itself is its one positive",
+    )
+    yield (
         objective.cla.stop_gradient != "all" or objective.cla.beta == 0,
         "objective.cla.beta",
         "must be 0 where objective.cla.stop_gradient is all: it has no effect there",

@@ -104,7 +104,7 @@ def model() -> ConfigDict:
 
 def objective() -> ConfigDict:
     objective = ConfigDict()
-    objective.kind = "infonce"  # contrastive term: infonce, sigmoid
+    objective.kind = "infonce"  # contrastive term: infonce, sigmoid, or a form of MMCL's general loss (mmcl)
     objective.same_id = "positive"  # rows with one caption or one picture: count as positives, or are left out (mask)
     objective.init_scale = 7.0  # inverse temperature at the start; sigmoid: take 10
     objective.max_scale = 100.0  # upper bound of the inverse temperature
@@ -162,6 +162,14 @@ def objective() -> ConfigDict:
     unpaired.tau_late = 0.02  # the same at the end of training; between them it falls geometrically
     unpaired.confidence = 0.5  # least soft weight of the best partner
     unpaired.mutual = True  # a partner is accepted only where no other row alone is more similar to it
+
+    objective.mmcl = mmcl = ConfigDict()  # kind = mmcl: which form of the general loss (arXiv 2302.06232)
+    mmcl.form = "gce"  # infonce, linear, softplus, hinge, gce, ramp, or module:function of one that returns a Form
+    mmcl.q = optional(None)  # gce: near 0 it is InfoNCE, the larger the less a pair pulls that looks wrong; None: the form's own
+    mmcl.margin = optional(None)  # hinge, in logits; None: the form's own
+    mmcl.tau = optional(None)  # unit of psi, in logits, for the forms that have one; None: the form's own
+    mmcl.eps = optional(None)  # weight of psi(0) in each sum; None: the form's own
+    mmcl.nu = optional(None)  # share of a pair's own logit that is taken off the others; None: the form's own
     return objective
 
 
