@@ -215,18 +215,30 @@ class UnpairedConfig:
     """Rows that lack one modality (data.unpaired_share; arXiv 2302.06232)."""
 
     enabled: bool = False
-    weight: PositiveFloat = 1.0  # of a probable pair, times its soft weight; that of a pair is 1
-    start: Share = 0.3  # progress before which no partner is accepted
+    weight: PositiveFloat = 2.0  # of a probable pair, times its soft weight; that of a pair is 1
+    start: Share = 0.5  # progress before which no partner is accepted
     k: Positive = 8  # most similar entries of the bank that have soft weights
-    tau_early: PositiveFloat = 0.05  # temperature of the soft weights, of cosines, at `start`
-    tau_late: PositiveFloat = 0.02  # at the end; between them it falls geometrically
-    confidence: Share = 0.3  # least soft weight of the best partner
+    tau_early: PositiveFloat = 0.02  # temperature of the soft weights, of cosines, at `start`
+    tau_late: PositiveFloat = 0.01  # at the end; between them it falls geometrically
+    confidence: Share = 0.0  # least soft weight of the best partner
     mutual: NonNegative = 1  # the picture is among so many that are most similar to the caption; 0: not asked
 
 
 @dataclasses.dataclass(frozen=True)
+class MMCLConfig:
+    """The form of kind = "mmcl": a general contrastive loss (arXiv 2302.06232)."""
+
+    form: str = "gce"  # infonce, linear, softplus, hinge, gce, ramp, or module:function of one that returns a Form
+    q: PositiveFloat | None = None  # gce: 0 to InfoNCE, 1 to the mean absolute error; None: the form's own
+    margin: float | None = None  # hinge, in logits; None: the form's own
+    tau: PositiveFloat | None = None  # unit of psi, in logits, for the forms that have one; None: the form's own
+    eps: NonNegativeFloat | None = None  # weight of psi(0) in each sum; None: the form's own
+    nu: NonNegativeFloat | None = None  # share of the own logit that is taken off the others; None: the form's own
+
+
+@dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    kind: Literal["infonce", "sigmoid"] = "infonce"
+    kind: Literal["infonce", "sigmoid", "mmcl"] = "infonce"
     same_id: Literal["positive", "mask"] = "positive"  # rows of one caption or one anchor: positives, or left out
     init_scale: PositiveFloat = 7.0  # exp(log_scale) at the start; sigmoid: 10
     max_scale: PositiveFloat = 100.0
@@ -240,6 +252,7 @@ class ObjectiveConfig:
     bns: BNSConfig = BNSConfig()
     cla: CLAConfig = CLAConfig()
     unpaired: UnpairedConfig = UnpairedConfig()
+    mmcl: MMCLConfig = MMCLConfig()
 
 
 @dataclasses.dataclass(frozen=True)

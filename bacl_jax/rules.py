@@ -134,6 +134,11 @@ def _objective_rules(config: Any) -> Iterator[Rule]:
         "must be False where data.unpaired_share is 0: no row lacks a modality",
     )
     yield (
+        objective.kind != "mmcl" or objective.same_id == "mask",
+        "objective.same_id",
+        "must be mask where objective.kind is mmcl: the pair itself is its one positive",
+    )
+    yield (
         objective.cla.stop_gradient != "all" or objective.cla.beta == 0,
         "objective.cla.beta",
         "must be 0 where objective.cla.stop_gradient is all: it has no effect there",

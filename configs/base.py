@@ -104,7 +104,7 @@ def model() -> ConfigDict:
 
 def objective() -> ConfigDict:
     objective = ConfigDict()
-    objective.kind = "infonce"  # contrastive term: infonce, sigmoid
+    objective.kind = "infonce"  # contrastive term: infonce, sigmoid, or a form of MMCL's general loss (mmcl)
     objective.same_id = "positive"  # rows with one caption or one picture: count as positives, or are left out (mask)
     objective.init_scale = 7.0  # inverse temperature at the start; sigmoid: take 10
     objective.max_scale = 100.0  # upper bound of the inverse temperature
@@ -155,13 +155,21 @@ def objective() -> ConfigDict:
 
     objective.unpaired = unpaired = ConfigDict()  # rows that lack one modality: data.unpaired_share (arXiv 2302.06232)
     unpaired.enabled = False  # pictures train with their probable captions; False: they are further negatives alone
-    unpaired.weight = 1.0  # of a probable pair, times its soft weight; that of a pair is 1
-    unpaired.start = 0.3  # progress before which no partner is accepted
+    unpaired.weight = 2.0  # of a probable pair, times its soft weight; that of a pair is 1
+    unpaired.start = 0.5  # progress before which no partner is accepted
     unpaired.k = 8  # most similar entries of the memory bank that have soft weights
-    unpaired.tau_early = 0.05  # temperature of the soft weights, of cosines, at the start of it
-    unpaired.tau_late = 0.02  # the same at the end of training; between them it falls geometrically
-    unpaired.confidence = 0.3  # least soft weight of the best partner
+    unpaired.tau_early = 0.02  # temperature of the soft weights, of cosines, at the start of it
+    unpaired.tau_late = 0.01  # the same at the end of training; between them it falls geometrically
+    unpaired.confidence = 0.0  # least soft weight of the best partner
     unpaired.mutual = 1  # the picture must be among so many pictures alone that are most similar to the caption; 0: not asked
+
+    objective.mmcl = mmcl = ConfigDict()  # kind = mmcl: which form of the general loss (arXiv 2302.06232)
+    mmcl.form = "gce"  # infonce, linear, softplus, hinge, gce, ramp, or module:function of one that returns a Form
+    mmcl.q = optional(None)  # gce: near 0 it is InfoNCE, the larger the less a pair pulls that looks wrong; None: the form's own
+    mmcl.margin = optional(None)  # hinge, in logits; None: the form's own
+    mmcl.tau = optional(None)  # unit of psi, in logits, for the forms that have one; None: the form's own
+    mmcl.eps = optional(None)  # weight of psi(0) in each sum; None: the form's own
+    mmcl.nu = optional(None)  # share of a pair's own logit that is taken off the others; None: the form's own
     return objective
 
 

@@ -116,7 +116,7 @@ def headline(run: Record) -> dict[str, str]:
     objective, last = run.config.objective, run.last
     parts = [name for name, on in (("BNS", objective.bns.enabled), ("CLA", objective.cla.enabled)) if on]
     lines = {
-        "Objective": {"infonce": "InfoNCE", "sigmoid": "sigmoid loss"}.get(objective.kind, objective.kind)
+        "Objective": {"infonce": "InfoNCE", "sigmoid": "sigmoid loss", "mmcl": f"MMCL, {objective.mmcl.form}"}[objective.kind]
         + "".join(f" + {part}" for part in parts),
         "Data": f"{run.config.data.kind}" + (f", {run.config.data.path}" if run.config.data.path else ""),
         "Step": f"{last.get('step', 0):,.0f} of {run.config.train.steps:,}",

@@ -6,7 +6,7 @@ ring     the columns travel round the devices in blocks; at each stop tiles of l
          pass makes them again from the sums that the forward pass left (as FlashAttention does, arXiv 2205.14135, and Inf-CL,
          arXiv 2410.17243): O((B / n) (t + D)), and no device ever holds all columns.
 
-Equations: infonce.py and sigmoid.py. Dimension legend beyond types.py: b rows of one device, t columns of a tile, n devices,
+Equations: infonce.py, sigmoid.py and mmcl_term.py. Dimension legend beyond types.py: b rows of one device, t columns of a tile, n devices,
 E captions drawn from the bank. Work O(B^2 D / n), and three times that backward.
 """
 
@@ -19,15 +19,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bacl_jax.config import ConfigError, ObjectiveConfig
-from bacl_jax.objective import infonce, sigmoid
+from bacl_jax.objective import infonce, mmcl_term, sigmoid
 from bacl_jax.objective.shards import ONE_DEVICE, Shards, cut, padded, tiles, travel, whole
 from bacl_jax.objective.similarity import PRECISION, Rows, cosine
-from bacl_jax.objective.tile import Affine, Side, Term, is_negative, make
+from bacl_jax.objective.tile import Affine, Side, Term, drawn_logits, is_negative, make
 
 DENSE_AT_MOST = 2**22  # logits a device up to which "auto" takes the dense form: 16 MiB a matrix
-
-
-TERMS = {"infonce": infonce.term, "sigmoid": sigmoid.term}
 
 
 class Task(NamedTuple):
@@ -74,7 +71,7 @@ def with_drawn(task: Task, row_sums: Any, rows: Side, drawn: Rows, affine: Affin
 
     @jax.checkpoint
     def one(sums: Any, some: Rows) -> tuple[Any, None]:
-        return task.term.add_drawn(sums, affine(cosine(rows.x, some.x)), is_negative(rows, some)), None
+        return task.term.add_drawn(sums, drawn_logits(rows, affine, cosine(rows.x, some.x)), is_negative(rows, some)), None
 
     return jax.lax.scan(one, row_sums, cut(drawn, tiles(count, task.tile)))[0]
 
@@ -155,7 +152,8 @@ def _backward(task: Task, kept: Any, g: tuple[Array, Array, Array]) -> tuple[Any
             def one_row(carry: Any, item: Any) -> tuple[Any, None]:
                 rows, affine, row, _, number = item
                 s = cosine(rows.x, some.x)
-                sums, dy = pull(carry[0], number, rows, affine, term.grad_drawn(affine(s), is_negative(rows, some), row), s, some.x)
+                dlogits = term.grad_drawn(drawn_logits(rows, affine, s), is_negative(rows, some), row)
+                sums, dy = pull(carry[0], number, rows, affine, dlogits, s, some.x)
                 return (sums, carry[1] + dy), None
 
             return jax.lax.scan(one_row, (sums, dsome), row_tiles)[0]
@@ -169,8 +167,12 @@ def _backward(task: Task, kept: Any, g: tuple[Array, Array, Array]) -> tuple[Any
     if drawn.valid.shape[0]:
         sums, ddrawn = travel(visit_drawn, sums, drawn, ddrawn, task.axes)
     dx, dscale, dbias = whole(sums)
-    nothing = lambda side, dx: dataclasses.replace(jax.tree.map(lambda _: None, side), x=dx)  # noqa: E731
-    return nothing(rows, dx), nothing(columns, dcolumns), nothing(drawn, ddrawn), Affine(scale=dscale, bias=dbias)
+    nothing = lambda side, **d: dataclasses.replace(jax.tree.map(lambda _: None, side), **d)  # noqa: E731
+    drows, dcolumns = nothing(rows, x=dx), nothing(columns, x=dcolumns)
+    if term.grad_offset is not None:
+        drows = dataclasses.replace(drows, offset=term.grad_offset((g[0], row_kept)))
+        dcolumns = dataclasses.replace(dcolumns, offset=term.grad_offset((g[1], column_kept)))
+    return drows, dcolumns, nothing(drawn, x=ddrawn), Affine(scale=dscale, bias=dbias)
 
 
 ring.defvjp(_forward, _backward)
@@ -212,7 +214,7 @@ def contrast(
     config: ObjectiveConfig,
     shards: Shards = ONE_DEVICE,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(L_contrast, the least it can be): InfoNCE's mean of both directions, or the sigmoid loss; the mean is over the rows that are paired.
+    """(L_contrast, the least it can be): the mean of both directions, of InfoNCE or a form of MMCL's loss; or the sigmoid loss.
 
     rows: the anchors; columns: their texts, pair by pair; drawn: captions that every row has as further columns (E may be 0).
     scale, bias: exp of log_scale, and the sigmoid's bias (None: 0). weight: of each row in the mean, 0 where not paired; None: all have 1.
@@ -223,7 +225,13 @@ def contrast(
     a_row = functools.partial(jnp.broadcast_to, shape=(size,))
     affine = Affine(scale=a_row(scale), bias=a_row(jnp.float32(0) if bias is None else bias))
     how = implementation(config, size, shards.count)
-    task = Task(TERMS[config.kind](config.same_id), shards.axes, shards.tile if how != "dense" else size)
+    if config.kind == "mmcl":
+        form = mmcl_term.form_of(config.mmcl)
+        offset, term = mmcl_term.offset(rows, columns, scale, form), mmcl_term.term(form, size)
+        rows, columns = dataclasses.replace(rows, offset=offset), dataclasses.replace(columns, offset=offset)
+    else:
+        term = {"infonce": infonce.term, "sigmoid": sigmoid.term}[config.kind](config.same_id)
+    task = Task(term, shards.axes, shards.tile if how != "dense" else size)
     drawn = in_tiles(drawn, shards.count, task.tile)
     if how == "ring":
         row_loss, column_loss, least = shards.map(functools.partial(ring, task), rows, columns, drawn, affine)
@@ -231,5 +239,5 @@ def contrast(
         columns, drawn = shards.everywhere((columns, drawn))
         row_loss, column_loss, least = {"dense": dense, "chunked": chunked}[how](task, rows, columns, drawn, affine)
     mean = functools.partial(jnp.average, weights=weight)
-    loss = (mean(row_loss) + mean(column_loss)) / 2 if config.kind == "infonce" else mean(row_loss)
+    loss = (mean(row_loss) + mean(column_loss)) / 2 if config.kind != "sigmoid" else mean(row_loss)
     return loss, jax.lax.stop_gradient(mean(least))

@@ -91,7 +91,9 @@ FORMS: dict[str, Callable[..., Form]] = {
 
 def each(function: Scalar, x: Array) -> Array:
     """function of every entry."""
-    return jax.vmap(function)(x.reshape(-1)).reshape(x.shape)
+    for _ in range(x.ndim):
+        function = jax.vmap(function)
+    return function(x)
 
 
 def slope(function: Scalar, x: Array) -> Array:

@@ -17,7 +17,8 @@ from bacl_jax.types import pytree
 class Side:
     """One side of the pairs: unit embeddings, ids, and BNS's in-batch candidates (K may be 0).
 
-    paired: False where the row has no partner in the batch; None: all have.
+    paired: False where the row has no partner in the batch; None: all have. offset: what is added to the row's logits where a term
+    compares them with its own, -nu l_ii of mmcl_term.py; None: nothing is.
     """
 
     x: Float[Array, "B D"]
@@ -26,6 +27,7 @@ class Side:
     candidate: Int[Array, "B K"]  # numbers of rows of the other side, over the whole batch
     weight: Float[Array, "B K"]  # k q
     paired: Bool[Array, " B"] | None = None
+    offset: Float[Array, " B"] | None = None
 
 
 @pytree
@@ -49,6 +51,8 @@ class Tile(NamedTuple):
     row_weight: Float[Array, "b t"]
     column_weight: Float[Array, "b t"]
     left_out: Bool[Array, "b t"] | None = None
+    row_offset: Float[Array, " b"] | None = None
+    column_offset: Float[Array, " t"] | None = None
 
 
 class Term(NamedTuple):
@@ -56,7 +60,8 @@ class Term(NamedTuple):
 
     start(size): running sums of `size` rows or columns. add(sums, tile, axis): the tile's part, summed over `axis`.
     add_drawn(sums, logits, valid): extra columns. end(sums): the loss of each, the least it can be, and what `grad` needs of it.
-    grad(tile, row, column): d loss / d logits, from the incoming (g, residual) of rows and of columns.
+    grad(tile, row, column): d loss / d logits, from the incoming (g, residual) of rows and of columns. grad_offset(row): d loss / d offset
+    of rows or columns, where the term has them. The logits of extra columns have the row's offset added.
     """
 
     start: Callable[[int], Any]
@@ -65,6 +70,7 @@ class Term(NamedTuple):
     end: Callable[[Any], tuple[Array, Array, Any]]
     grad: Callable[[Tile, Any, Any], Array]
     grad_drawn: Callable[[Array, Array, Any], Array]
+    grad_offset: Callable[[Any], Array] | None = None
 
 
 def scatter(candidate: Int[Array, "a K"], weight: Float[Array, "a K"], start: Array | int, size: int) -> Float[Array, "a size"]:
@@ -91,7 +97,14 @@ def make(rows: Side, columns: Side, affine: Affine, first_row: Array, first_colu
         row_weight=scatter(rows.candidate, rows.weight, first_column, t),
         column_weight=scatter(columns.candidate, columns.weight, first_row, b).T,
         left_out=left_out,
+        row_offset=rows.offset,
+        column_offset=columns.offset,
     )
+
+
+def drawn_logits(rows: Side, affine: Affine, s: Float[Array, "b E"]) -> Float[Array, "b E"]:
+    """Logits of cosines with drawn captions, with the rows' offsets."""
+    return affine(s) if rows.offset is None else affine(s) + rows.offset[:, None]
 
 
 def is_negative(rows: Side, drawn: Rows) -> Bool[Array, "b E"]:

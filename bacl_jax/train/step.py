@@ -20,6 +20,7 @@ from bacl_jax.objective import unpaired
 from bacl_jax.objective.bacl import Metrics, bacl_loss, encoded
 from bacl_jax.objective.bank import Bank
 from bacl_jax.objective.contrast import check_tiles
+from bacl_jax.objective.mmcl_term import form_of
 from bacl_jax.objective.pairs import Pairs
 from bacl_jax.objective.partners import partner_lists
 from bacl_jax.objective.shards import ONE_DEVICE, Shards
@@ -37,6 +38,8 @@ class Trainer:
         if training:
             check_rows(mesh, config)
             check_tiles(config.objective, config.train.batch_size, mesh.size)
+            if config.objective.kind == "mmcl":
+                form_of(config.objective.mmcl)  # one that cannot be made is refused before anything runs
         self.config, self.mesh = config, mesh
         self.shards = Shards(mesh, config.objective.tile, config.train.micro_batches)
         self.model = Model(config, vocab_size)

@@ -1,0 +1,112 @@
+"""What rows that lack a caption or a picture add to a quarter of the emoji pairs, beside these alone and beside all pairs.
+
+    python -m benchmarks.unpaired                    # every run that is not finished, then the table
+    python -m benchmarks.unpaired --phase=report     # the table again from the kept results
+
+--workdir  folder of the copies of the emoji pairs and of the runs; killed at any moment, the same command goes on with what is missing
+--results  folder of the kept results, unpaired.parquet; the page docs/unpaired.md beside it gets the table
+--workers  runs at a time, each on its share of the cores
+
+The study: configs/studies/unpaired.py.
+"""
+
+import json
+import statistics
+from pathlib import Path
+
+import pandas as pd
+from absl import flags
+
+from bacl_jax.config import DataConfig
+from bacl_jax.eval.study import markdown, paired, select
+from benchmarks import unpaired_copy
+from configs.studies import unpaired as study
+from launch import command, compare_points, points
+
+WORKDIR = flags.DEFINE_string("workdir", "runs/unpaired", "Folder of the copies and of the runs.")
+RESULTS = flags.DEFINE_string("results", "docs/results", "Folder of the kept results.")
+PHASE = flags.DEFINE_enum("phase", "run", ["run", "report"], "What to do.")
+WORKERS = flags.DEFINE_integer("workers", 2, "Runs at a time.", lower_bound=1)
+LATE = 0.8  # progress from which on precision and recall of the accepted captions are averaged
+MARKS = "<!-- figures -->\n", "<!-- /figures -->\n"
+
+
+def point(variant: str, seed: int, workdir: Path) -> points.Point:
+    """One run, evaluated on test when it ends."""
+    manifest, changes = study.VARIANTS[variant]
+    overrides = {
+        **study.TOWERS,
+        **changes,
+        "seed": seed,
+        "data.kind": "manifest",
+        "data.path": str(workdir / "pairs" / manifest),
+        "data.split_column": "split",
+        "train.steps": study.STEPS,
+        "train.eval_every": 0,
+        "train.keep_best": None,
+        "train.save_every": study.STEPS,
+        "eval.plots": False,
+        "eval.tasks": ("retrieval",),
+    }
+    labels = dict(zip(compare_points.LABELS, ("compositional", variant, "steps", seed), strict=True))
+    return points.Point(study.CONFIG, overrides, labels, f"{variant.replace(' ', '_')}-{seed}")
+
+
+def detection(workdir: Path) -> dict[str, float]:
+    """Mean precision, recall and share of the accepted captions over the last part of a run that seeks them."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    late = [line for line in lines if line["progress"] > LATE]
+    return {name: 100 * statistics.mean(line[name] for line in late) for name in late[0] if name.startswith("unpaired_")}
+
+
+def table(runs: pd.DataFrame) -> str:
+    """Means and standard deviations, paired differences to the pairs alone, and the share of the gap to all pairs that is closed."""
+
+    def of(variant: str) -> pd.DataFrame:
+        return select(runs, variant=variant, holdout="compositional", budget="steps")
+
+    rows = []
+    for metric in study.METRICS:
+        low, high = of(study.BASELINE)[metric].mean(), of(study.BOUND)[metric].mean()
+        for variant in study.VARIANTS:
+            values = of(variant)[metric]
+            label = {"holdout": "compositional", "budget": "steps", "baseline_budget": "steps"}
+            difference = paired(runs, metric, variant=variant, baseline=study.BASELINE, **label)
+            shown = ["-", "-"] if variant == study.BASELINE else [str(difference), f"{100 * (values.mean() - low) / (high - low):.0f} %"]
+            rows.append([metric, variant, f"{values.mean():.1f} ± {values.std():.1f}", *shown, str(len(values))])
+    parts = [markdown(rows, ["metric", "training rows", "mean ± deviation", "minus pairs alone", "of the gap", "seeds"])]
+    found = of(study.METHOD)
+    if names := [name for name in ("unpaired_accepted", "unpaired_precision", "unpaired_recall") if name in found]:
+        told = ", ".join(f"{name.removeprefix('unpaired_')} {found[name].mean():.0f} %" for name in names)
+        parts.append(f"Accepted captions in the last fifth of the steps: {told}.\n")
+    return "\n".join(parts)
+
+
+def report(kept: Path) -> Path:
+    """Writes the table between the marks of the page."""
+    page = kept.parent / "unpaired.md"
+    before, _, rest = page.read_text().partition(MARKS[0])
+    page.write_text(f"{before}{MARKS[0]}\n{table(compare_points.read(kept / 'unpaired.parquet'))}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
+    return page
+
+
+def main() -> None:
+    workdir, kept = Path(WORKDIR.value), Path(RESULTS.value)
+    kept.mkdir(parents=True, exist_ok=True)
+    if PHASE.value == "run":
+        if not (workdir / "pairs" / "unpaired.csv").exists():
+            unpaired_copy.write(workdir / "pairs", DataConfig(), share=study.SHARE, seed=study.COPY_SEED)
+        wanted = [point(variant, seed, workdir) for seed in study.SEEDS for variant in list(study.VARIANTS)[:3]]
+        wanted += [point(list(study.VARIANTS)[3], seed, workdir) for seed in study.SEEDS]
+        path = kept / "unpaired.parquet"
+
+        def keep(row: dict) -> None:
+            name = f"{row['variant'].replace(' ', '_')}-{row['seed']}"
+            compare_points.keep(pd.DataFrame([row | detection(workdir / name)]), path)
+
+        points.run(compare_points.missing(wanted, compare_points.read(path)), workdir, workers=WORKERS.value, keep=keep)
+    print(report(kept))
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)

@@ -1,0 +1,178 @@
+"""What wrong pairs cost InfoNCE, BACL and two robust forms of MMCL's loss: retrieval against the share of training pairs that are wrong.
+
+    python -m benchmarks.wrong_pairs --phase=tune       # the forms' parameters, on validation and on a seed of their own
+    python -m benchmarks.wrong_pairs                    # every run that is not finished, then the report
+    python -m benchmarks.wrong_pairs --phase=report     # table and picture again from the kept results
+
+--workdir  folder of the copies of the emoji pairs and of the runs; killed at any moment, the same command goes on with what is missing
+--results  kept results, wrong_pairs.parquet and wrong_pairs_trials.parquet; the picture goes there, both into the page beside the folder
+--seeds    how many of the study's seeds are run
+--workers  runs at a time, each on its share of the cores
+
+Runs are ordered by seed: each variant has one at each share before any has two. The study: configs/studies/wrong_pairs.py.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from absl import flags
+from matplotlib.figure import Figure
+
+from bacl_jax.config import ConfigError, DataConfig
+from bacl_jax.eval import study as statistics
+from benchmarks import noisy_copy
+from configs.studies import wrong_pairs as study
+from launch import command, compare_points, points
+
+WORKDIR = flags.DEFINE_string("workdir", "runs/wrong_pairs", "Folder of the copies and of the runs.")
+RESULTS = flags.DEFINE_string("results", "docs/results", "Folder of the kept results.")
+PHASE = flags.DEFINE_enum("phase", "run", ["tune", "run", "report"], "What to do.")
+SEEDS = flags.DEFINE_integer("seeds", len(study.SEEDS), "How many seeds.", lower_bound=1, upper_bound=len(study.SEEDS))
+WORKERS = flags.DEFINE_integer("workers", 2, "Runs at a time.", lower_bound=1)
+
+PAGE = "robustness_to_wrong_pairs.md"
+MARKS = "<!-- figures -->\n", "<!-- /figures -->\n"
+PICTURE = "![i2t R@1, and R@1 among all captions, against the share of wrong pairs](results/wrong_pairs.png)\n"
+
+
+def point(variant: str, share: int, seed: int, workdir: Path, settings: Mapping[str, Any], *, trial: int | None = None) -> points.Point:
+    """One run; a trial is shorter and looks at validation. `settings`: what it changes in the variant's config."""
+    steps = study.STEPS if trial is None else study.TUNING_STEPS
+    overrides = {
+        **study.TOWERS,
+        **({"objective.mmcl.form": variant} if "mmcl" in study.CONFIGS[variant] else {}),
+        **settings,
+        "seed": seed,
+        "data.kind": "manifest",
+        "data.path": str(copy_at(workdir, share)),
+        "data.split_column": "split",
+        "train.steps": steps,
+        "train.eval_every": 0,
+        "train.keep_best": None,
+        "train.save_every": steps,
+        "eval.report": "test" if trial is None else "validation",
+        "eval.plots": False,
+        "eval.tasks": ("retrieval", "halftrue"),
+    }
+    budget = "steps" if trial is None else f"trial{trial}"
+    labels = dict(zip(compare_points.LABELS, (f"{share} % wrong", variant, budget, seed), strict=True))
+    name = f"{variant}-{share}-{budget}-{seed}"
+    return points.Point(study.CONFIGS[variant], overrides, {**labels, "share": share, "settings": json.dumps(dict(settings))}, name)
+
+
+def copy_at(workdir: Path, share: int) -> Path:
+    """The manifest of the copy with that share of wrong pairs."""
+    return workdir / f"pairs_{share}" / "pairs.csv"
+
+
+def write_copies(workdir: Path, shares: tuple[int, ...]) -> None:
+    """The copies that are not there yet; training captions alone are shuffled."""
+    for share in shares:
+        if not copy_at(workdir, share).exists():
+            rows = noisy_copy.rows(DataConfig(), share=share / 100, copies=0, seed=study.COPY_SEED)
+            noisy_copy.write(copy_at(workdir, share).parent, rows, study.COPY_SEED)
+
+
+def trials(workdir: Path) -> list[points.Point]:
+    """The search of each form, on validation."""
+    return [
+        point(variant, study.TUNING_SHARE, study.TUNING_SEED, workdir, settings, trial=number)
+        for variant, tried in study.TRIALS.items()
+        for number, settings in enumerate(tried)
+    ]
+
+
+def chosen(finished: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Settings of each variant of the study, by the kept trials. ConfigError where there are none."""
+    if finished.empty:
+        raise ConfigError("no trials are kept: run --phase=tune first")
+    value = finished.assign(value=finished[list(study.OBJECTIVE)].mean(axis=1))
+    best = {form: value[value.variant == form].sort_values("value").iloc[-1] for form in study.TRIALS}
+    left_out = min(study.EITHER, key=lambda form: best[form].value)
+    return {variant: json.loads(best[variant].settings) if variant in best else {} for variant in study.CONFIGS if variant != left_out}
+
+
+def runs(workdir: Path, settings: Mapping[str, Mapping[str, Any]], seeds: tuple[int, ...]) -> list[points.Point]:
+    """Every reported run, seed by seed."""
+    return [point(variant, share, seed, workdir, settings[variant]) for seed in seeds for share in study.SHARES for variant in settings]
+
+
+def run(wanted: list[points.Point], workdir: Path, path: Path) -> None:
+    """Runs what is missing in the kept table; each row is kept as soon as it is there."""
+    missing = compare_points.missing(wanted, compare_points.read(path))
+    points.run(missing, workdir, workers=WORKERS.value, keep=lambda row: compare_points.keep(pd.DataFrame([row]), path))
+
+
+def mean(finished: pd.DataFrame, variant: str, share: int, metric: str) -> pd.Series:
+    """The metric of each seed."""
+    return statistics.select(finished, variant=variant, holdout=f"{share} % wrong", budget="steps").get(metric, pd.Series(dtype=float))
+
+
+def tables(finished: pd.DataFrame, tried: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]) -> str:
+    """Of each metric the means, with the paired difference to InfoNCE behind; then the trials."""
+    parts = []
+    for metric in study.METRICS:
+        rows = []
+        for variant in settings:
+            cells = []
+            for share in study.SHARES:
+                values = mean(finished, variant, share, metric)
+                label = {"holdout": f"{share} % wrong", "budget": "steps", "baseline_budget": "steps"}
+                difference = statistics.paired(finished, metric, variant=variant, baseline=study.BASELINE, **label)
+                behind = "" if variant == study.BASELINE or not difference.n else f" ({difference})"
+                cells.append(f"{values.mean():.1f}{behind}" if len(values) else "-")
+            rows.append([variant, *cells])
+        parts += [f"`{metric}`\n", statistics.markdown(rows, ["objective", *(f"{share} %" for share in study.SHARES)])]
+    counts = finished.groupby(["variant", "holdout"]).seed.nunique() if len(finished) else pd.Series([0])
+    parts += [f"Seeds a cell: {counts.min()} to {counts.max()}.\n", "Trials:\n"]
+    rows = [[one.variant, one.settings, *(f"{one[metric]:.1f}" for metric in study.OBJECTIVE)] for _, one in tried.iterrows()]
+    return "\n".join([*parts, statistics.markdown(rows, ["form", "settings", *study.OBJECTIVE])])
+
+
+def draw(finished: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """The first two metrics against the share of wrong pairs: mean, and each seed as a dot."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, 2), study.METRICS, strict=False):
+        for variant in settings:
+            values = [mean(finished, variant, share, metric) for share in study.SHARES]
+            (line,) = axes.plot(study.SHARES, [one.mean() for one in values], marker="o", markersize=4, label=variant)
+            for share, one in zip(study.SHARES, values, strict=True):
+                axes.scatter([share] * len(one), one, s=8, color=line.get_color(), alpha=0.5)
+        axes.set(xlabel="wrong training pairs (percent)", ylabel=f"{metric} (percent)")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def report(kept: Path) -> Path:
+    """Writes the picture, and the tables between the marks of the page."""
+    finished, tried = (compare_points.read(kept / f"{name}.parquet") for name in ("wrong_pairs", "wrong_pairs_trials"))
+    settings = chosen(tried)
+    draw(finished, settings, kept / "wrong_pairs.png")
+    page = kept.parent / PAGE
+    before, _, rest = page.read_text().partition(MARKS[0])
+    figures = "\n".join((PICTURE, tables(finished, tried, settings)))
+    page.write_text(f"{before}{MARKS[0]}\n{figures}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
+    return page
+
+
+def main() -> None:
+    workdir, kept = Path(WORKDIR.value), Path(RESULTS.value)
+    kept.mkdir(parents=True, exist_ok=True)
+    if PHASE.value == "tune":
+        write_copies(workdir, (study.TUNING_SHARE,))
+        run(trials(workdir), workdir, kept / "wrong_pairs_trials.parquet")
+        print(json.dumps(chosen(compare_points.read(kept / "wrong_pairs_trials.parquet"))))
+        return
+    if PHASE.value == "run":
+        settings = chosen(compare_points.read(kept / "wrong_pairs_trials.parquet"))
+        write_copies(workdir, study.SHARES)
+        run(runs(workdir, settings, study.SEEDS[: SEEDS.value]), workdir, kept / "wrong_pairs.parquet")
+    print(report(kept))
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)
