@@ -68,9 +68,7 @@ def gradients(g1, g2, x, y, name):
 
 @pytest.mark.parametrize("name", FORMS)
 @hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
-@hypothesis.given(
-    shape=st.sampled_from([(2, 3, 2, 1), (12, 5, 7, 3)]), scale=st.floats(1e-3, 2.0), seed=st.integers(0, 2**16)
-)
+@hypothesis.given(shape=st.sampled_from([(2, 3, 2, 1), (12, 5, 7, 3)]), scale=st.floats(1e-3, 2.0), seed=st.integers(0, 2**16))
 def test_a_gradient_is_a_power_step_of_the_contrastive_cross_covariance(name, shape, scale, seed):
     g1, g2, x, y = problem(*shape, scale, seed)
     s = similarities(g1, g2, x, y)
