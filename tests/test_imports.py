@@ -83,6 +83,6 @@ def test_types_imports_nothing_of_ours():
     assert not [name for name in imported(ROOT / "bacl_jax" / "types.py") if name.startswith("bacl_jax")]
 
 
-@pytest.mark.parametrize("door", ["train", "evaluate", "compile", "index", "precompute", "report", "export", "adopt", "local"])
+@pytest.mark.parametrize("door", ["train", "evaluate", "compile", "index", "precompute", "report", "export", "adopt", "local", "theory"])
 def test_a_door_is_short(door):
     assert len((ROOT / "launch" / f"{door}.py").read_text().splitlines()) <= 60

@@ -1,0 +1,47 @@
+"""All experiments by name, and what is written of each: a picture, a table, and a line of theory.json."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.markup import escape
+from rich.table import Table
+
+from bacl_jax.theory import descent, partners, rates, recovery
+from bacl_jax.theory.experiment import Experiment, Result
+
+SIZE, DPI = (8.0, 3.8), 90  # inches
+MODULES = (rates, recovery, descent, partners)  # each with a tuple EXPERIMENTS
+EXPERIMENTS: dict[str, Experiment] = {one.name: one for module in MODULES for one in module.EXPERIMENTS}
+
+
+def replace(path: Path, write: Callable[[Path], object]) -> Path:
+    """A file that is there whole, or as it was before."""
+    part = path.with_name(f".{os.getpid()}-{path.name}")
+    write(part)
+    return part.replace(path)
+
+
+def save(experiment: Experiment, result: Result, out: Path) -> list[Path]:
+    """NAME.png and NAME.csv."""
+    figure = Figure(SIZE, layout="constrained")
+    experiment.draw(result, figure)
+    picture = replace(out / f"{experiment.name}.png", lambda path: figure.savefig(path, dpi=DPI))
+    return [picture, replace(out / f"{experiment.name}.csv", lambda path: result.table.to_csv(path, index=False, float_format="%.6g"))]
+
+
+def save_metrics(results: Iterable[Result], out: Path) -> Path:
+    """theory.json: the metrics of these results, and no others."""
+    metrics = {name: float(value) for result in results for name, value in result.metrics.items()}
+    return replace(out / "theory.json", lambda path: path.write_text(json.dumps(metrics, indent=1) + "\n"))
+
+
+def summary(results: Mapping[str, Result]) -> Table:
+    """Claims beside what was found."""
+    table = Table("claim", "found", "verdict", show_lines=True)
+    for name, result in results.items():
+        found = "\n".join(f"{key} {value:.4g}" for key, value in result.metrics.items())
+        table.add_row(escape(EXPERIMENTS[name].claim), escape(found), escape(result.verdict))
+    return table
