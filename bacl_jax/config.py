@@ -256,6 +256,16 @@ class ObjectiveConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SpectralConfig:
+    """Heads of frozen trunks begin from the SVD of the cross-covariance of their features (arXiv 2302.06232)."""
+
+    enabled: bool = False
+    rounds: NonNegative = 2  # power steps with the loss's own weights after the linear solution; each is one more pass
+    ridge: PositiveFloat | None = 0.01  # whitening: mean variances added to each variance; None: features are not whitened
+    rows: Positive | None = None  # pairs of a pass, rounded up to whole batches; None: the training rows
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimConfig:
     lr: PositiveFloat = 4e-3
     cross_lr: PositiveFloat = 1e-3  # peak for CLA's cross-modal layers
@@ -270,6 +280,7 @@ class OptimConfig:
     policy_clip_norm: PositiveFloat = 1.0
     ema_decay: Decay | None = None  # decay of the averaged parameters that evaluation uses; None: no average
     frozen: tuple[Pattern, ...] = ()  # paths of parameters that are not trained; each matches some parameter's whole path
+    spectral: SpectralConfig = SpectralConfig()
 
 
 @dataclasses.dataclass(frozen=True)

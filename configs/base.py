@@ -188,6 +188,12 @@ def optim() -> ConfigDict:
     optim.policy_clip_norm = 1.0  # largest gradient norm of the policy
     optim.ema_decay = optional(None)  # decay of the averaged parameters that evaluation uses; None: no average
     optim.frozen = ()  # regular expressions: parameters whose whole path one matches are not trained, as in towers/text/(?!head/).*
+
+    optim.spectral = spectral = ConfigDict()  # heads of frozen trunks begin from an SVD of their features (arXiv 2302.06232)
+    spectral.enabled = False  # needs both trunks frozen; False: the fields below do nothing
+    spectral.rounds = 2  # power steps with the loss's own weights after the linear solution; each is one more pass
+    spectral.ridge = optional(0.01)  # whitening: mean variances added to each variance; None: features are not whitened
+    spectral.rows = optional(None)  # pairs of a pass, rounded up to whole batches; None: the training rows
     return optim
 
 

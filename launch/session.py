@@ -26,6 +26,7 @@ from bacl_jax.eval.head import train_head
 from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.mesh import make_mesh, on_local_devices, process_blocks, to_host
 from bacl_jax.train import precompute as stored_features
+from bacl_jax.train import spectral
 from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir
 from bacl_jax.train.hooks import Preemption
 from bacl_jax.train.loop import Loop
@@ -74,10 +75,22 @@ class Run:
             evaluate=self.evaluate if evaluated else None,
             headline=f"{split}/retrieval/{config.train.keep_best or 'i2t_R@1'}" if evaluated else None,
             check=self.check_weights,
-            begin=functools.partial(begin, config, self.trainer),
+            begin=self.begin,
             statistics=self.statistics,
             stages=self.stages,
         )
+
+    def begin(self, state: TrainState) -> TrainState:
+        """What a run without a checkpoint makes of its fresh state: published weights, and heads of a spectral warm start."""
+        state = begin(self.config, self.trainer, state)
+        if not self.config.optim.spectral.enabled:
+            return state
+        self.check_weights(state)  # before a pass over features that other weights made
+        shard = process_blocks(self.trainer.mesh)
+        read = functools.partial(
+            data.batches, self.dataset, self.tokenizer, self.config, start_step=0, shard=shard, stored=self.features
+        )  # no faults: what is left out is counted when it is trained on
+        return spectral.warm_start(self.trainer, state, read, len(self.dataset.train))
 
     def check_weights(self, state: TrainState) -> None:
         """ConfigError where the stored features were made by other weights than those of the state."""
@@ -255,6 +268,7 @@ def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
     stored = {} if features is None else dict.fromkeys(features.index.towers, features.index.dtype)
     trainer = build(config, tokenizer.vocab_size, mesh, stored)
     stored_features.check_storable(trainer.abstract_state().params, config.optim.frozen, [*stored], config.data.features or "")
+    spectral.check(config, trainer.abstract_state().params)
     if config.optim.frozen:
         print(paths.summary(trainer.abstract_state().params, config.optim.frozen))
     if mesh.size > 1:
