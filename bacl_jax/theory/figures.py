@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.table import Table
 
-from bacl_jax.theory import descent, partners, rates, recovery
+from bacl_jax.theory import bacl_index, bacl_margin, descent, partners, rates, recovery
 from bacl_jax.theory.experiment import Experiment, Result
 
 SIZE, DPI = (8.0, 3.8), 90  # inches
-MODULES = (rates, recovery, descent, partners)  # each with a tuple EXPERIMENTS
+MODULES = (rates, recovery, descent, partners, bacl_index, bacl_margin)  # each with a tuple EXPERIMENTS
 EXPERIMENTS: dict[str, Experiment] = {one.name: one for module in MODULES for one in module.EXPERIMENTS}
 
 

@@ -61,8 +61,10 @@ def keep_positive(pairs: Rows, fit: Fit) -> Bool[Array, " n"]:
 
 def initial(key: Key[Array, ""], features: tuple[int, int], rank: int, scale: float = 0.1) -> tuple[Array, Array]:
     """(G1, G2), small and random."""
-    keys = jax.random.split(key)
-    return tuple(scale * jax.random.normal(k, (rank, size)) / jnp.sqrt(1.0 * size) for k, size in zip(keys, features, strict=True))
+    first, second = (
+        scale * jax.random.normal(k, (rank, size)) / jnp.sqrt(1.0 * size) for k, size in zip(jax.random.split(key), features, strict=True)
+    )
+    return first, second
 
 
 def regularised(encoders: tuple[Array, Array], x: Array, y: Array, form: mmcl.Form, strength: float) -> Float[Array, ""]:

@@ -85,7 +85,7 @@ def draw_against_n(result: Result, figure: Any) -> None:
     part = result.table[result.table.spectrum == 0]
     for share, line in part.groupby("clean_share"):
         axes.plot(line.n, line.error, "o-", label=f"clean share {share:g}")
-    reference(axes, np.asarray(SIZES), part[part.clean_share == 1].error.iloc[0] * 0.8, -0.5)
+    reference(axes, np.asarray(SIZES), float(np.asarray(part[part.clean_share == 1]["error"])[0]) * 0.8, -0.5)
     logarithmic(axes, "pairs n", "error (sin-Theta)")
     axes.legend(fontsize=8)
 

@@ -7,7 +7,7 @@ in any source: the rounds are this project's. Dimension legend: N unpaired rows 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def detect(z: Float32[Array, "N r"], w: Float32[Array, "N r"], tau: float | Floa
         raise ValueError(f"{n} unpaired rows: must be a multiple of {chunk}")
     tau = jnp.asarray(tau, jnp.float32)
 
-    def of_rows(columns: tuple[Array, Array, Array], part: tuple[Array, Array]) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
+    def of_rows(columns: Any, part: tuple[Array, Array]) -> tuple[Any, tuple[Array, Array]]:
         top, row, total = columns  # of the rows so far: a column's largest score, whose it is, the sum of exp((s - 1) / tau)
         first, rows = part
         s = rows @ w.T
