@@ -17,6 +17,12 @@ def logarithmic(axes: Any, x: str, y: str, title: str = "") -> None:
     axes.grid(alpha=0.3, which="both")
 
 
+def wrong_pairs(axes: Any, shares: Sequence[float]) -> None:
+    """Ticks at 1 / clean share that name the share."""
+    axes.set_xticks([1 / share for share in shares], [f"1/{share:g}" for share in shares])
+    axes.set_xticks([], minor=True)
+
+
 def reference(axes: Any, x: np.ndarray, start: float, power: float) -> None:
     """A dashed line with this slope through (x[0], start)."""
     x = np.asarray(x, float)
