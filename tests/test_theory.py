@@ -117,7 +117,7 @@ def test_errors_are_made_by_one_compilation():
 
 
 def test_the_filter_lowers_the_error_of_few_true_pairs():
-    before, after = rates.filtered(2_000, (0.3,), 2)
+    before, after = rates.filtered(2, 2_000, (0.3,), 2)
     assert (after < 0.8 * before).all()
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Array, Float, Key
 
 from bacl_jax.theory import linear, spiked
-from bacl_jax.theory.drawing import logarithmic, reference, slope
+from bacl_jax.theory.drawing import logarithmic, reference, slope, wrong_pairs
 from bacl_jax.theory.experiment import Experiment, Result, Tick
 
 F, G = 10, 8
@@ -18,7 +18,8 @@ SPECTRA = ((1.0, 1.0, 1.0, 1.0), (1.2, 1.1, 0.9, 0.8))  # standard deviations of
 SIZES = (2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
 SHARES = (1.0, 0.7, 0.5, 0.35, 0.25)
 SEEDS = 60
-FILTER_NOISE, FILTER_SIZE, FILTER_SEEDS = 0.3, 8_000, 8
+FILTER_NOISE, FILTER_SIZE, FILTER_SEEDS = 0.3, 8_000, 12
+FILTER_RANKS = (2, 4)  # the metric is of the first
 
 
 @partial(jax.jit, static_argnames="features")
@@ -61,10 +62,20 @@ def _filtered(keys: Key[Array, " S"], shares: Float[Array, " K"], n: int, rank: 
     return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(keys, shares)
 
 
-def filtered(n: int = FILTER_SIZE, shares: tuple[float, ...] = SHARES, seeds: int = FILTER_SEEDS) -> Float[np.ndarray, "2 S K"]:
+def filtered(rank: int, n: int = FILTER_SIZE, shares: tuple[float, ...] = SHARES, seeds: int = FILTER_SEEDS) -> Float[np.ndarray, "2 S K"]:
     """Errors before and after the filter by a teacher: seeds, clean shares. float64, rows as they are."""
     with jax.enable_x64():
-        return np.stack(_filtered(jax.random.split(jax.random.key(0), seeds), jnp.asarray(shares), n, len(SPECTRA[0])))
+        return np.stack(_filtered(jax.random.split(jax.random.key(0), seeds), jnp.asarray(shares), n, rank))
+
+
+def predicted(rank: int, shares: tuple[float, ...] = SHARES) -> Float[np.ndarray, " K"]:
+    """The filtered error over that of true pairs alone if the teacher knows the features: sqrt((1 + p) / 2) / (p + (1 - p) c / 2).
+
+    All true pairs are kept and half of the wrong ones. Their scores have the mean c r, c = E|<z, z'>| / r, so that they pull, too.
+    """
+    draws = np.random.default_rng(0).normal(size=(2, 200_000, rank))
+    c, p = np.abs((draws[0] * draws[1]).sum(1)).mean() / rank, np.asarray(shares)
+    return np.sqrt((1 + p) / 2) / (p + (1 - p) * c / 2)
 
 
 def against_n(tick: Tick) -> Result:
@@ -94,27 +105,32 @@ def against_share(tick: Tick) -> Result:
     inverse = 1 / np.asarray(SHARES)
     plain = errors(SIZES[-1], SHARES, np.asarray(SPECTRA), SEEDS).mean(2)
     tick(0.3)
-    before, after = filtered().mean(1)
-    tick(0.7)
-    named = {"equal spectrum": plain[0], "falling spectrum": plain[1], "less noise, first fit": before, "less noise, filtered": after}
+    curves = {"equal spectrum": plain[0], "falling spectrum": plain[1]}
+    for rank in FILTER_RANKS:
+        before, after = filtered(rank).mean(1)
+        curves |= {f"r = {rank}, first fit": before, f"r = {rank}, filtered": after, f"r = {rank}, predicted": before[0] * predicted(rank)}
+        tick(0.7 / len(FILTER_RANKS))
     table = pd.DataFrame(
-        [{"curve": name, "clean_share": p, "error": e} for name, curve in named.items() for p, e in zip(SHARES, curve, strict=True)]
+        [{"curve": name, "clean_share": p, "error": e} for name, curve in curves.items() for p, e in zip(SHARES, curve, strict=True)]
     )
-    slopes = {name: slope(inverse, curve) for name, curve in named.items()}
+    slopes = {name: slope(inverse, curve) for name, curve in curves.items()}
     metrics = {
         "slope_error_vs_clean_share": (slopes["equal spectrum"] + slopes["falling spectrum"]) / 2,
-        "slope_error_vs_clean_share_filtered": slopes["less noise, filtered"],
+        "slope_error_vs_clean_share_filtered": slopes[f"r = {FILTER_RANKS[0]}, filtered"],
     }
-    return Result(table, metrics, "slopes: " + ", ".join(f"{name} {value:.3f}" for name, value in slopes.items()))
+    return Result(table, metrics, "slopes: " + ", ".join(f"{name} {value:.2f}" for name, value in slopes.items()))
 
 
 def draw_against_share(result: Result, figure: Any) -> None:
-    axes = figure.subplots()
+    plain, teacher = figure.subplots(1, 2)
     for name, line in result.table.groupby("curve", sort=False):
-        axes.plot(1 / line.clean_share, line.error, "o-", label=name)
-    reference(axes, 1 / np.asarray(SHARES), result.table.error.iloc[0] * 1.3, 1)
-    logarithmic(axes, "1 / clean share", "error (sin-Theta)")
-    axes.legend(fontsize=8)
+        style = ":" if name.endswith("predicted") else "o-"
+        (plain if name.endswith("spectrum") else teacher).plot(1 / line.clean_share, line.error, style, label=name)
+    for axes, title in ((plain, f"closed form, n = {SIZES[-1]:,}"), (teacher, f"filter by a teacher, n = {FILTER_SIZE:,}")):
+        reference(axes, 1 / np.asarray(SHARES), axes.lines[0].get_ydata()[0] * 1.3, 1)
+        logarithmic(axes, "1 / clean share", "error (sin-Theta)", title)
+        wrong_pairs(axes, SHARES)
+        axes.legend(fontsize=7)
 
 
 EXPERIMENTS = (
