@@ -1,6 +1,6 @@
 """Stores what frozen towers make of the training rows, so that training need not run them.
 
-    python -m launch.precompute --config=configs/emoji_bacl.py --workdir=runs/features --config.optim.frozen="('towers/.*/(?!head/).*',)"
+    python -m launch.precompute --config=configs/emoji_minilm.py --workdir=runs/features
 
 --config    the config of the run to come, with the same --config.<field>=<value>: every tower is stored whose parameters are all frozen,
             but those of its head

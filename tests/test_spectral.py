@@ -18,8 +18,10 @@ from bacl_jax.data.source import hash_ids
 from bacl_jax.mesh import make_mesh
 from bacl_jax.objective import mmcl
 from bacl_jax.train import precompute, spectral
+from bacl_jax.train.checkpoint import Checkpoints, Position
 from bacl_jax.train.step import build
 from bacl_jax.types import Batch
+from launch.session import Run
 
 F, G, D = 12, 9, 6
 STILL = {"augment_scale": 0.0, "augment_shift": 0.0}
@@ -255,6 +257,22 @@ def test_held_out_captions_are_found_at_step_0(stored):
     warm, _ = recall(t, begun(t, stored).params)
     assert random <= 3 * 100 / count
     assert warm >= random + 15
+
+
+def test_a_run_begins_so_once(stored, tmp_path, monkeypatch):
+    """Of a workdir with a checkpoint the heads are the checkpoint's."""
+    t, passes = trainer(1, stored=True), []
+    warm_start = spectral.warm_start
+    monkeypatch.setattr(spectral, "warm_start", lambda *args: passes.append(args[-1]) or warm_start(*args))
+    run = Run(t.config, dataset, tokenizer(), t, features=stored)
+    with Checkpoints(tmp_path) as checkpoints:
+        begun_now, *_ = run.loop(checkpoints)._start()
+        assert passes == [len(dataset().train)]
+        checkpoints.save(begun_now, Position(), [], t.config, tokenizer().to_json())
+        checkpoints.wait()
+        restored, *_ = run.loop(checkpoints)._start()
+    assert len(passes) == 1
+    np.testing.assert_array_equal(product(restored.params), product(begun_now.params))
 
 
 def test_trained_trunks_and_towers_without_a_head_are_refused():
