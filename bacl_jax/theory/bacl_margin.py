@@ -89,7 +89,7 @@ def draw_contraction(result: Result, figure: Figure) -> None:
         for ax, power, name in ((left, 1, "eta"), (right, 2, "eta2")):
             r2 = result.metrics[f"{NAMES[str(label)]}_margin_r2_{name}"]
             ax.semilogy(group.epoch**power, group.margin, ".-", label=f"{label}: R² {r2:.3f}")
-    left.set(xlabel="eta, epochs", ylabel="margin: angle between learned and true boundary")
+    left.set(xlabel="eta, epochs", ylabel="margin: angle to the true boundary")
     right.set(xlabel="eta², epochs squared")
     for ax in (left, right):
         ax.legend(fontsize=7, frameon=False, loc="lower left")
