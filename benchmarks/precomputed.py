@@ -48,7 +48,7 @@ def config_of(bacl: bool) -> Config:
                 "image": {"kind": "clip", "width": 768, "depth": 12, "heads": 12, "patch": 32},
                 "text": {"kind": "bert", "width": 384, "depth": 6, "heads": 12, "activation": "gelu"},
             },
-            "optim": {"frozen": ("towers/.*/(?!head/).*",)},
+            "optim": {"frozen": ("towers/(image|text)/(?!head/).*",)},
             "train": {"batch_size": BATCH.value},
             "eval": {"batch_size": BATCH.value},
         }
