@@ -90,9 +90,11 @@ def chosen(finished: pd.DataFrame) -> dict[str, dict[str, Any]]:
     if finished.empty:
         raise ConfigError("no trials are kept: run --phase=tune first")
     value = finished.assign(value=finished[list(study.OBJECTIVE)].mean(axis=1))
-    best = {form: value[value.variant == form].sort_values("value").iloc[-1] for form in study.TRIALS}
-    left_out = min(study.EITHER, key=lambda form: best[form].value)
-    return {variant: json.loads(best[variant].settings) if variant in best else {} for variant in study.CONFIGS if variant != left_out}
+    best = value.sort_values("value").drop_duplicates("variant", keep="last").set_index("variant")
+    left_out = min(study.EITHER, key=lambda form: best.value[form])
+    return {
+        variant: json.loads(best.settings[variant]) if variant in study.TRIALS else {} for variant in study.CONFIGS if variant != left_out
+    }
 
 
 def runs(workdir: Path, settings: Mapping[str, Mapping[str, Any]], seeds: tuple[int, ...]) -> list[points.Point]:
@@ -106,9 +108,9 @@ def run(wanted: list[points.Point], workdir: Path, path: Path) -> None:
     points.run(missing, workdir, workers=WORKERS.value, keep=lambda row: compare_points.keep(pd.DataFrame([row]), path))
 
 
-def mean(finished: pd.DataFrame, variant: str, share: int, metric: str) -> pd.Series:
+def by_seed(finished: pd.DataFrame, variant: str, share: int, metric: str) -> pd.Series:
     """The metric of each seed."""
-    return statistics.select(finished, variant=variant, holdout=f"{share} % wrong", budget="steps").get(metric, pd.Series(dtype=float))
+    return pd.Series(statistics.select(finished, variant=variant, holdout=f"{share} % wrong", budget="steps")[metric])
 
 
 def tables(finished: pd.DataFrame, tried: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]) -> str:
@@ -119,14 +121,14 @@ def tables(finished: pd.DataFrame, tried: pd.DataFrame, settings: Mapping[str, M
         for variant in settings:
             cells = []
             for share in study.SHARES:
-                values = mean(finished, variant, share, metric)
+                values = by_seed(finished, variant, share, metric)
                 label = {"holdout": f"{share} % wrong", "budget": "steps", "baseline_budget": "steps"}
                 difference = statistics.paired(finished, metric, variant=variant, baseline=study.BASELINE, **label)
                 behind = "" if variant == study.BASELINE or not difference.n else f" ({difference})"
                 cells.append(f"{values.mean():.1f}{behind}" if len(values) else "-")
             rows.append([variant, *cells])
         parts += [f"`{metric}`\n", statistics.markdown(rows, ["objective", *(f"{share} %" for share in study.SHARES)])]
-    counts = finished.groupby(["variant", "holdout"]).seed.nunique() if len(finished) else pd.Series([0])
+    counts = finished.groupby(["variant", "holdout"]).seed.nunique()
     parts += [f"Seeds a cell: {counts.min()} to {counts.max()}.\n", "Trials:\n"]
     rows = [[one.variant, one.settings, *(f"{one[metric]:.1f}" for metric in study.OBJECTIVE)] for _, one in tried.iterrows()]
     return "\n".join([*parts, statistics.markdown(rows, ["form", "settings", *study.OBJECTIVE])])
@@ -137,20 +139,22 @@ def draw(finished: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]], path
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2), study.METRICS, strict=False):
         for variant in settings:
-            values = [mean(finished, variant, share, metric) for share in study.SHARES]
+            values = [by_seed(finished, variant, share, metric) for share in study.SHARES]
             (line,) = axes.plot(study.SHARES, [one.mean() for one in values], marker="o", markersize=4, label=variant)
             for share, one in zip(study.SHARES, values, strict=True):
                 axes.scatter([share] * len(one), one, s=8, color=line.get_color(), alpha=0.5)
         axes.set(xlabel="wrong training pairs (percent)", ylabel=f"{metric} (percent)")
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="lower left")
     figure.savefig(path, dpi=130)
 
 
 def report(kept: Path) -> Path:
-    """Writes the picture, and the tables between the marks of the page."""
+    """Writes the picture, and the tables between the marks of the page. ConfigError where no runs, or no trials, are kept."""
     finished, tried = (compare_points.read(kept / f"{name}.parquet") for name in ("wrong_pairs", "wrong_pairs_trials"))
     settings = chosen(tried)
+    if finished.empty:
+        raise ConfigError("no runs are kept: run --phase=run first")
     draw(finished, settings, kept / "wrong_pairs.png")
     page = kept.parent / PAGE
     before, _, rest = page.read_text().partition(MARKS[0])

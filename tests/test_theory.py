@@ -132,7 +132,6 @@ def test_descent_finds_the_features(name):
     """By the linear form as the SVD does; by InfoNCE less exactly, but far below the sqrt(3) of nothing found."""
     found, svd = descent.curves(name, (0.7,), 1, 200)
     assert found[0, 0, -1] < (1.05 * svd[0, 0] if name == "linear" else 0.5)
-    assert found[0, 0, -1] < found[0, 0, 0]
 
 
 def test_the_identity_holds_in_float64():
