@@ -136,7 +136,7 @@ def tables(finished: pd.DataFrame, tried: pd.DataFrame, settings: Mapping[str, M
 
 def draw(finished: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """The first two metrics against the share of wrong pairs: mean, and each seed as a dot."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2), study.METRICS, strict=False):
         for variant in settings:
             values = [by_seed(finished, variant, share, metric) for share in study.SHARES]
@@ -145,7 +145,7 @@ def draw(finished: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]], path
                 axes.scatter([share] * len(one), one, s=8, color=line.get_color(), alpha=0.5)
         axes.set(xlabel="wrong training pairs (percent)", ylabel=f"{metric} (percent)")
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, loc="lower left")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=130)
 
 
