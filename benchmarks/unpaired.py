@@ -23,12 +23,7 @@ from benchmarks import unpaired_copy
 from configs.studies import unpaired as study
 from launch import command, compare_points, points
 
-WORKDIR = flags.DEFINE_string("workdir", "runs/unpaired", "Folder of the copies and of the runs.")
-RESULTS = flags.DEFINE_string("results", "docs/results", "Folder of the kept results.")
-PHASE = flags.DEFINE_enum("phase", "run", ["run", "report"], "What to do.")
-WORKERS = flags.DEFINE_integer("workers", 2, "Runs at a time.", lower_bound=1)
 LATE = 0.8  # progress from which on precision and recall of the accepted captions are averaged
-MARKS = "<!-- figures -->\n", "<!-- /figures -->\n"
 
 
 def point(variant: str, seed: int, workdir: Path) -> points.Point:
@@ -37,19 +32,19 @@ def point(variant: str, seed: int, workdir: Path) -> points.Point:
     overrides = {
         **study.TOWERS,
         **changes,
-        "seed": seed,
+        **compare_points.only_at_the_end(seed, study.STEPS),
         "data.kind": "manifest",
         "data.path": str(workdir / "pairs" / manifest),
         "data.split_column": "split",
-        "train.steps": study.STEPS,
-        "train.eval_every": 0,
-        "train.keep_best": None,
-        "train.save_every": study.STEPS,
-        "eval.plots": False,
         "eval.tasks": ("retrieval",),
     }
     labels = dict(zip(compare_points.LABELS, ("compositional", variant, "steps", seed), strict=True))
-    return points.Point(study.CONFIG, overrides, labels, f"{variant.replace(' ', '_')}-{seed}")
+    return points.Point(study.CONFIG, overrides, labels, name_of(variant, seed))
+
+
+def name_of(variant: str, seed: int) -> str:
+    """The folder of a run."""
+    return f"{variant.replace(' ', '_')}-{seed}"
 
 
 def detection(workdir: Path) -> dict[str, float]:
@@ -84,29 +79,24 @@ def table(runs: pd.DataFrame) -> str:
 
 def report(kept: Path) -> Path:
     """Writes the table between the marks of the page."""
-    page = kept.parent / "unpaired.md"
-    before, _, rest = page.read_text().partition(MARKS[0])
-    page.write_text(f"{before}{MARKS[0]}\n{table(compare_points.read(kept / 'unpaired.parquet'))}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
-    return page
+    return compare_points.fill(kept.parent / "unpaired.md", table(compare_points.read(kept / "unpaired.parquet")))
 
 
 def main() -> None:
-    workdir, kept = Path(WORKDIR.value), Path(RESULTS.value)
+    workdir, kept = Path(flags.FLAGS.workdir), Path(flags.FLAGS.results)
     kept.mkdir(parents=True, exist_ok=True)
-    if PHASE.value == "run":
+    if flags.FLAGS.phase == "run":
         if not (workdir / "pairs" / "unpaired.csv").exists():
             unpaired_copy.write(workdir / "pairs", DataConfig(), share=study.SHARE, seed=study.COPY_SEED)
-        wanted = [point(variant, seed, workdir) for seed in study.SEEDS for variant in list(study.VARIANTS)[:3]]
-        wanted += [point(list(study.VARIANTS)[3], seed, workdir) for seed in study.SEEDS]
-        path = kept / "unpaired.parquet"
-
-        def keep(row: dict) -> None:
-            name = f"{row['variant'].replace(' ', '_')}-{row['seed']}"
-            compare_points.keep(pd.DataFrame([row | detection(workdir / name)]), path)
-
-        points.run(compare_points.missing(wanted, compare_points.read(path)), workdir, workers=WORKERS.value, keep=keep)
+        wanted = [point(variant, seed, workdir) for seed in study.SEEDS for variant in study.VARIANTS]
+        found = lambda row: detection(workdir / name_of(row["variant"], row["seed"]))  # noqa: E731
+        compare_points.run(wanted, workdir, kept / "unpaired.parquet", workers=flags.FLAGS.workers, more=found)
     print(report(kept))
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # a test imports this module beside others that have flags of these names
+    flags.DEFINE_string("workdir", "runs/unpaired", "Folder of the copies and of the runs.")
+    flags.DEFINE_string("results", "docs/results", "Folder of the kept results.")
+    flags.DEFINE_enum("phase", "run", ["run", "report"], "What to do.")
+    flags.DEFINE_integer("workers", 2, "Runs at a time.", lower_bound=1)
     command.run(main, __doc__)

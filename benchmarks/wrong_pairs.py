@@ -27,14 +27,7 @@ from benchmarks import noisy_copy
 from configs.studies import wrong_pairs as study
 from launch import command, compare_points, points
 
-WORKDIR = flags.DEFINE_string("workdir", "runs/wrong_pairs", "Folder of the copies and of the runs.")
-RESULTS = flags.DEFINE_string("results", "docs/results", "Folder of the kept results.")
-PHASE = flags.DEFINE_enum("phase", "run", ["tune", "run", "report"], "What to do.")
-SEEDS = flags.DEFINE_integer("seeds", len(study.SEEDS), "How many seeds.", lower_bound=1, upper_bound=len(study.SEEDS))
-WORKERS = flags.DEFINE_integer("workers", 2, "Runs at a time.", lower_bound=1)
-
 PAGE = "robustness_to_wrong_pairs.md"
-MARKS = "<!-- figures -->\n", "<!-- /figures -->\n"
 PICTURE = "![i2t R@1, and R@1 among all captions, against the share of wrong pairs](results/wrong_pairs.png)\n"
 
 
@@ -45,16 +38,11 @@ def point(variant: str, share: int, seed: int, workdir: Path, settings: Mapping[
         **study.TOWERS,
         **({"objective.mmcl.form": variant} if "mmcl" in study.CONFIGS[variant] else {}),
         **settings,
-        "seed": seed,
+        **compare_points.only_at_the_end(seed, steps),
         "data.kind": "manifest",
         "data.path": str(copy_at(workdir, share)),
         "data.split_column": "split",
-        "train.steps": steps,
-        "train.eval_every": 0,
-        "train.keep_best": None,
-        "train.save_every": steps,
         "eval.report": "test" if trial is None else "validation",
-        "eval.plots": False,
         "eval.tasks": ("retrieval", "halftrue"),
     }
     budget = "steps" if trial is None else f"trial{trial}"
@@ -100,12 +88,6 @@ def chosen(finished: pd.DataFrame) -> dict[str, dict[str, Any]]:
 def runs(workdir: Path, settings: Mapping[str, Mapping[str, Any]], seeds: tuple[int, ...]) -> list[points.Point]:
     """Every reported run, seed by seed."""
     return [point(variant, share, seed, workdir, settings[variant]) for seed in seeds for share in study.SHARES for variant in settings]
-
-
-def run(wanted: list[points.Point], workdir: Path, path: Path) -> None:
-    """Runs what is missing in the kept table; each row is kept as soon as it is there."""
-    missing = compare_points.missing(wanted, compare_points.read(path))
-    points.run(missing, workdir, workers=WORKERS.value, keep=lambda row: compare_points.keep(pd.DataFrame([row]), path))
 
 
 def by_seed(finished: pd.DataFrame, variant: str, share: int, metric: str) -> pd.Series:
@@ -156,27 +138,30 @@ def report(kept: Path) -> Path:
     if finished.empty:
         raise ConfigError("no runs are kept: run --phase=run first")
     draw(finished, settings, kept / "wrong_pairs.png")
-    page = kept.parent / PAGE
-    before, _, rest = page.read_text().partition(MARKS[0])
-    figures = "\n".join((PICTURE, tables(finished, tried, settings)))
-    page.write_text(f"{before}{MARKS[0]}\n{figures}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
-    return page
+    return compare_points.fill(kept.parent / PAGE, "\n".join((PICTURE, tables(finished, tried, settings))))
 
 
 def main() -> None:
-    workdir, kept = Path(WORKDIR.value), Path(RESULTS.value)
+    given = flags.FLAGS
+    workdir, kept = Path(given.workdir), Path(given.results)
     kept.mkdir(parents=True, exist_ok=True)
-    if PHASE.value == "tune":
+    if given.phase == "tune":
         write_copies(workdir, (study.TUNING_SHARE,))
-        run(trials(workdir), workdir, kept / "wrong_pairs_trials.parquet")
+        compare_points.run(trials(workdir), workdir, kept / "wrong_pairs_trials.parquet", workers=given.workers)
         print(json.dumps(chosen(compare_points.read(kept / "wrong_pairs_trials.parquet"))))
         return
-    if PHASE.value == "run":
+    if given.phase == "run":
         settings = chosen(compare_points.read(kept / "wrong_pairs_trials.parquet"))
         write_copies(workdir, study.SHARES)
-        run(runs(workdir, settings, study.SEEDS[: SEEDS.value]), workdir, kept / "wrong_pairs.parquet")
+        wanted = runs(workdir, settings, study.SEEDS[: given.seeds])
+        compare_points.run(wanted, workdir, kept / "wrong_pairs.parquet", workers=given.workers)
     print(report(kept))
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # a test imports this module beside others that have flags of these names
+    flags.DEFINE_string("workdir", "runs/wrong_pairs", "Folder of the copies and of the runs.")
+    flags.DEFINE_string("results", "docs/results", "Folder of the kept results.")
+    flags.DEFINE_enum("phase", "run", ["tune", "run", "report"], "What to do.")
+    flags.DEFINE_integer("seeds", len(study.SEEDS), "How many seeds.", lower_bound=1, upper_bound=len(study.SEEDS))
+    flags.DEFINE_integer("workers", 2, "Runs at a time.", lower_bound=1)
     command.run(main, __doc__)

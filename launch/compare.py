@@ -13,7 +13,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from absl import flags
 
 from configs.studies import emoji as study
@@ -45,9 +44,7 @@ def main() -> None:
 
 
 def run(chosen: list[points.Point], path: Path) -> None:
-    """Runs what is missing in the kept table, or is there with another config; each row is kept as soon as it is there."""
-    missing = compare_points.missing(chosen, compare_points.read(path))
-    points.run(missing, Path(WORKDIR.value), workers=WORKERS.value, keep=lambda row: compare_points.keep(pd.DataFrame([row]), path))
+    compare_points.run(chosen, Path(WORKDIR.value), path, workers=WORKERS.value)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,23 @@ import pandas as pd
 
 from bacl_jax.eval.study import step_cost
 from configs.studies import emoji as study
+from launch import points as runs
 from launch.points import Point, comes_from, config_of
 
 LABELS = ["holdout", "variant", "budget", "seed"]
+MARKS = "<!-- figures -->\n", "<!-- /figures -->\n"  # around what `fill` writes
+
+
+def only_at_the_end(seed: int, steps: int) -> dict[str, Any]:
+    """What every run of a study sets: only its last step is evaluated and saved."""
+    return {
+        "seed": seed,
+        "train.steps": steps,
+        "train.eval_every": 0,
+        "train.keep_best": None,
+        "train.save_every": steps,
+        "eval.plots": False,
+    }
 
 
 def point(
@@ -33,14 +47,9 @@ def point(
         **changes,
         **study.HOLDOUTS[holdout],
         **(extra or {}),
-        "seed": seed,
-        "train.steps": steps,
-        "train.eval_every": 0,
-        "train.keep_best": None,
+        **only_at_the_end(seed, steps),
         "eval.report": split,
-        "eval.plots": False,
         "eval.tasks": ("retrieval", "halftrue", "localization")[: 3 if localised else 2],
-        "train.save_every": steps,
     }
     labels = dict(zip(LABELS, (holdout, variant, budget, seed), strict=True))
     return Point(config, overrides, {**labels, "settings": json.dumps(dict(extra or {}))}, "-".join(map(str, labels.values())))
@@ -63,6 +72,24 @@ def missing(points: list[Point], kept: pd.DataFrame) -> list[Point]:
     """Those of which no row is kept, or one that came from another config."""
     rows = kept.dropna(subset="config").set_index(LABELS).config.to_dict() if "config" in kept else {}
     return [one for one in points if not comes_from(rows.get(tuple(one.labels[c] for c in LABELS), ""), config_of(one))]
+
+
+def run(
+    wanted: list[Point], workdir: Path, path: Path, *, workers: int, more: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: {}
+) -> None:
+    """Runs what is missing in the kept table, or is there with another config; each row is kept as soon as it is there.
+
+    more: of a row, further columns.
+    """
+    missing_ones = missing(wanted, read(path))
+    runs.run(missing_ones, workdir, workers=workers, keep=lambda row: keep(pd.DataFrame([row | more(row)]), path))
+
+
+def fill(page: Path, text: str) -> Path:
+    """Puts the text between the marks of a page."""
+    before, _, rest = page.read_text().partition(MARKS[0])
+    page.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
+    return page
 
 
 def trials(side: str, search: Callable[[random.Random], dict[str, Any]], shared: Mapping[str, Any]) -> list[Point]:

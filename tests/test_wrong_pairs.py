@@ -8,7 +8,7 @@ import pytest
 from bacl_jax.config import ConfigError
 from benchmarks import wrong_pairs
 from configs.studies import wrong_pairs as study
-from launch import points
+from launch import compare_points, points
 
 
 def row(point, value):
@@ -65,7 +65,7 @@ def test_the_report_is_made_of_the_kept_rows_and_made_again_in_its_place(tmp_pat
     rows = [row(one, level[one.labels["variant"]] - one.labels["share"] / 10 + one.labels["seed"]) for one in runs]
     pd.DataFrame(rows).to_parquet(kept / "wrong_pairs.parquet")
     tried.to_parquet(kept / "wrong_pairs_trials.parquet")
-    page.write_text("before\n" + "old\n".join(wrong_pairs.MARKS) + "after\n")
+    page.write_text("before\n" + "old\n".join(compare_points.MARKS) + "after\n")
     wrong_pairs.report(kept)
     text = page.read_text()
     assert "old" not in text
