@@ -13,6 +13,7 @@ def rules(config: Any) -> Iterator[Rule]:
     yield from _data_rules(config)
     yield from _model_rules(config)
     yield from _objective_rules(config)
+    yield from _unpaired_rules(config)
     yield from _train_rules(config)
 
 
@@ -66,16 +67,6 @@ def _data_rules(config: Any) -> Iterator[Rule]:
         "data.augment_ratio",
         "must be two numbers, 0 < least <= largest",
     )
-    yield (
-        data.unpaired_share == 0 or data.kind == "manifest",
-        "data.unpaired_share",
-        f"must be 0 where data.kind is {data.kind}: a manifest alone has rows that lack a caption or an image",
-    )
-    yield (
-        data.unpaired_share == 0 or data.features is None,
-        "data.features",
-        "must be None where data.unpaired_share is above 0: features are stored of complete pairs",
-    )
     yield len(data.vendors) > 0, "data.vendors", "must name at least one vendor"
     yield (
         data.holdout != "vendor" or set(data.vendors) > set(data.holdout_vendors) > set(),
@@ -124,16 +115,6 @@ def _objective_rules(config: Any) -> Iterator[Rule]:
         f"must be > data.prefetch + data.threads = {readers}, else a batch is read before the partner list that it needs exists",
     )
     yield (
-        not partners or config.data.unpaired_share == 0,
-        "objective.bns.partner_share",
-        "must be 0 where data.unpaired_share is above 0: partners of channel (c) are complete pairs",
-    )
-    yield (
-        not objective.unpaired.enabled or config.data.unpaired_share > 0,
-        "objective.unpaired.enabled",
-        "must be False where data.unpaired_share is 0: no row lacks a modality",
-    )
-    yield (
         objective.kind != "mmcl" or objective.same_id == "mask",
         "objective.same_id",
         "must be mask where objective.kind is mmcl: the pair itself is its one positive",
@@ -142,6 +123,36 @@ def _objective_rules(config: Any) -> Iterator[Rule]:
         objective.cla.stop_gradient != "all" or objective.cla.beta == 0,
         "objective.cla.beta",
         "must be 0 where objective.cla.stop_gradient is all: it has no effect there",
+    )
+
+
+def _unpaired_rules(config: Any) -> Iterator[Rule]:
+    """What rows that lack a modality cannot be used with."""
+    data, objective = config.data, config.objective
+    yield (
+        data.unpaired_share == 0 or data.kind == "manifest",
+        "data.unpaired_share",
+        f"must be 0 where data.kind is {data.kind}: a manifest alone has rows that lack a caption or an image",
+    )
+    yield (
+        data.unpaired_share == 0 or data.features is None,
+        "data.features",
+        "must be None where data.unpaired_share is above 0: features are stored of complete pairs",
+    )
+    yield (
+        not objective.bns.draws_partners or data.unpaired_share == 0,
+        "objective.bns.partner_share",
+        "must be 0 where data.unpaired_share is above 0: partners of channel (c) are complete pairs",
+    )
+    yield (
+        not objective.unpaired.enabled or data.unpaired_share > 0,
+        "objective.unpaired.enabled",
+        "must be False where data.unpaired_share is 0: no row lacks a modality",
+    )
+    yield (
+        data.unpaired_share == 0 or not config.optim.spectral.enabled,
+        "optim.spectral.enabled",
+        "must be False where data.unpaired_share is above 0: the heads would begin from pictures and captions that are no pairs",
     )
 
 

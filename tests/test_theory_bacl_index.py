@@ -53,7 +53,7 @@ def test_samplers_draw_what_they_say():
 
 def test_slope_of_a_power_is_the_power():
     x = np.array([1.0, 2, 4, 8])
-    exact, low, high = bacl_index.slope(x, np.repeat(3 * x[:, None] ** -0.5, 6, 1))
+    exact, low, high = bacl_index.slope_and_interval(x, np.repeat(3 * x[:, None] ** -0.5, 6, 1))
     assert [exact, low, high] == pytest.approx([-0.5] * 3)
 
 

@@ -160,6 +160,10 @@ def test_a_row_without_a_picture_says_so(tmp_path):
         ({"objective": {"unpaired": {"enabled": True}}}, "no row lacks a modality"),
         ({"data": {"kind": "manifest", "path": "x", "unpaired_share": 0.5, "features": "y"}}, "features are stored of complete pairs"),
         (
+            {"data": {"kind": "manifest", "path": "x", "unpaired_share": 0.5}, "optim": {"spectral": {"enabled": True}}},
+            "pictures and captions that are no pairs",
+        ),
+        (
             {
                 "data": {"kind": "manifest", "path": "x", "unpaired_share": 0.5},
                 "objective": {"bns": {"enabled": True, "partner_share": 0.5}},

@@ -134,7 +134,6 @@ class BatchBuilder:
             ids, mask = self._tokenizer.encode(captions)
             caption_id = hash_ids(captions)
         present = np.ones(len(rows), bool)
-        data = self._config.data
         return step, Batch(
             inputs=pictures | {"text": Tokens(values=ids, mask=mask)},
             present={"image": present, "text": present},

@@ -159,7 +159,7 @@ def local_terms(
 
 def _side(rows: Rows, draw: bns.Draw | None, k: int, paired: Array | None) -> Side:
     """One side of the contrastive term; channel (a): the weights k q of its draw from the batch."""
-    size = rows.valid.shape[0]
+    size = rows.x.shape[0]
     return Side(
         x=rows.x,
         caption_id=rows.caption_id,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from bacl_jax.objective.shards import ONE_DEVICE, Shards, travel
-from bacl_jax.objective.similarity import Rows, nobody
+from bacl_jax.objective.similarity import Rows, of_pairs
 from bacl_jax.types import pytree
 
 
@@ -33,9 +33,7 @@ class Bank:
     def texts(self) -> Rows:
         """The captions as columns: of each the newest copy."""
         newest = representative(self.caption_id, self.filled, oldest=self.cursor)
-        anchor_id = (
-            self.anchor_id if self.paired is None else jnp.where(self.paired[:, None], self.anchor_id, nobody(len(newest), "column"))
-        )
+        anchor_id = of_pairs(self.anchor_id, self.paired, "column")
         return Rows(x=self.text, caption_id=self.caption_id, anchor_id=anchor_id, valid=newest)
 
 

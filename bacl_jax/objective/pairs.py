@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 
 from bacl_jax.objective.bank import representative
 from bacl_jax.objective.shards import Shards, whole
-from bacl_jax.objective.similarity import Rows, nobody
+from bacl_jax.objective.similarity import Rows, of_pairs
 from bacl_jax.types import Features, pytree
 
 
@@ -58,16 +58,13 @@ class Pairs:
 
     def anchors(self) -> Rows:
         """The anchors' side as columns: of each anchor one copy."""
-        caption_id = self._of_pairs(self.caption_id, "query")
+        caption_id = of_pairs(self.caption_id, self.paired, "query")
         return Rows(x=self.anchor.pooled, caption_id=caption_id, anchor_id=self.anchor_id, valid=_one_of_each(self.anchor_id))
 
     def texts(self) -> Rows:
         """The texts' side as columns: of each caption one copy."""
-        anchor_id = self._of_pairs(self.anchor_id, "column")
+        anchor_id = of_pairs(self.anchor_id, self.paired, "column")
         return Rows(x=self.text.pooled, caption_id=self.caption_id, anchor_id=anchor_id, valid=_one_of_each(self.caption_id))
-
-    def _of_pairs(self, ids: Array, of: Literal["query", "column"]) -> Array:
-        return ids if self.paired is None else jnp.where(self.paired[:, None], ids, nobody(len(ids), of))
 
 
 def _one_of_each(ids: Array) -> Array:

@@ -39,6 +39,11 @@ def nobody(count: int, of: Literal["query", "column"]) -> UInt32[Array, "N 2"]:
     return jnp.stack([jnp.arange(count, dtype=jnp.uint32), jnp.full(count, last, jnp.uint32)], 1)
 
 
+def of_pairs(ids: UInt32[Array, "N 2"], paired: Bool[Array, " N"] | None, of: Literal["query", "column"]) -> UInt32[Array, "N 2"]:
+    """The ids of the other side where the two are a pair, nobody's elsewhere; paired None: all are pairs."""
+    return ids if paired is None else jnp.where(paired[:, None], ids, nobody(len(ids), of))
+
+
 def positives(rows: Any, columns: Any) -> Bool[Array, "A N"]:
     """positive(i, j) = same caption or same anchor, between anything that has `caption_id` and `anchor_id`."""
     return same_id(rows.caption_id, columns.caption_id) | same_id(rows.anchor_id, columns.anchor_id)

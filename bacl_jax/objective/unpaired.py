@@ -9,6 +9,8 @@ and the two are a pair, of weight q_c in L_contrast. The bank's embeddings, as o
 further negative of the pairs.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
@@ -47,12 +49,11 @@ def find(
     None is accepted before config.start. Carries no gradient. Cost: two searches (similarity.search), O(B M D / n) a device.
     """
     assert bank.paired is not None
-    size, slots, alone = len(z), len(bank.index), bank.filled & ~bank.paired
+    size, alone, hidden = len(z), bank.filled & ~bank.paired, nobody(len(bank.index), "column")
     unknown, nothing, everyone = nobody(size, "query"), jnp.zeros((size, 0), jnp.int32), jnp.ones(size, bool)
-    captions, pictures = (
-        Rows(x=x, valid=representative(ids, alone, oldest=bank.cursor), **{"caption_id": nobody(slots, "column"), "anchor_id": own})
-        for x, ids, own in ((bank.text, bank.caption_id, nobody(slots, "column")), (bank.anchor, bank.anchor_id, bank.anchor_id))
-    )
+    newest = functools.partial(representative, valid=alone, oldest=bank.cursor)
+    captions = Rows(x=bank.text, caption_id=hidden, anchor_id=hidden, valid=newest(bank.caption_id))
+    pictures = Rows(x=bank.anchor, caption_id=hidden, anchor_id=bank.anchor_id, valid=newest(bank.anchor_id))
     query = Rows(x=z, caption_id=unknown, anchor_id=unknown, valid=everyone)
     s, slot, _ = search(query, captions, nothing, k=config.k, shards=shards)
     q = jax.nn.softmax(jnp.where(s > MASKED / 2, s / partner_temperature(progress, config), MASKED), axis=1)

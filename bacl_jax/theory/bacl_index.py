@@ -13,6 +13,7 @@ from scipy import stats
 
 from bacl_jax.theory.bacl_angle import Law, comparisons, excess_risk, fit
 from bacl_jax.theory.bacl_learner import SAMPLERS, angles
+from bacl_jax.theory.drawing import slope
 from bacl_jax.theory.experiment import Experiment, Result, Tick
 
 SIZES = (64, 128, 256, 512, 1024)
@@ -22,16 +23,12 @@ RHOS = (0.01, 0.03, 0.1, 0.3, 0.9)
 FLOOR_SIZES = (100, 1000, 10_000)
 
 
-def slope(x: Float[np.ndarray, " P"], y: Float[np.ndarray, "P S"], draws: int = 500) -> tuple[float, float, float]:
+def slope_and_interval(x: Float[np.ndarray, " P"], y: Float[np.ndarray, "P S"], draws: int = 500) -> tuple[float, float, float]:
     """Slope of log mean_S y against log x, and its 95 % interval: a bootstrap over the S seeds, which are independent at each x."""
     rng = np.random.default_rng(0)
-
-    def of(values: np.ndarray) -> float:
-        return float(np.polyfit(np.log(x), np.log(values.mean(1)), 1)[0])
-
-    again = [of(np.take_along_axis(y, rng.integers(0, y.shape[1], y.shape), 1)) for _ in range(draws)]
+    again = [slope(x, np.take_along_axis(y, rng.integers(0, y.shape[1], y.shape), 1).mean(1)) for _ in range(draws)]
     low, high = np.quantile(again, (0.025, 0.975))
-    return of(y), float(low), float(high)
+    return slope(x, y.mean(1)), float(low), float(high)
 
 
 def rates(tick: Tick) -> Result:
@@ -48,7 +45,7 @@ def rates(tick: Tick) -> Result:
     for column, suffix in (("risk", ""), ("risk_as_drawn", "_as_drawn")):
         for sampler, group in table.groupby("sampler", sort=False):
             values = group.pivot(index="n", columns="seed", values=column)
-            found = slope(np.asarray(values.index, float), values.to_numpy())
+            found = slope_and_interval(np.asarray(values.index, float), values.to_numpy())
             names = (f"{sampler}_risk_slope{suffix}{end}" for end in ("", "_low", "_high"))
             metrics |= dict(zip(names, found, strict=True))
     found = ", ".join(f"{s} {interval(metrics, f'{s}_risk_slope')}" for s in SAMPLERS)
@@ -104,7 +101,7 @@ def floor(tick: Tick) -> Result:
     largest = table[table.n == FLOOR_SIZES[-1]]
     metrics = {
         "uniform_floor": float(table.risk_n_over_rho.min()),
-        "uniform_risk_slope_in_rho": float(np.polyfit(np.log(largest.rho), np.log(largest.risk), 1)[0]),
+        "uniform_risk_slope_in_rho": slope(np.asarray(largest.rho), np.asarray(largest.risk)),
     }
     verdict = (
         f"Excess risk n / rho is at least {metrics['uniform_floor']:.2f}, so the bound holds. It is loose: at n = {FLOOR_SIZES[-1]} "
