@@ -31,7 +31,8 @@ from jaxtyping import Array, Float
 
 from bacl_jax import types
 from bacl_jax.addon_features import LAYOUT, Dims, Features, check, expect
-from bacl_jax.config import BNSConfig, CLAConfig, ConfigError, ObjectiveConfig, from_config_dict, to_dict
+from bacl_jax.config import ConfigError, from_config_dict, to_dict
+from bacl_jax.config_objective import BNSConfig, CLAConfig, ObjectiveConfig
 from bacl_jax.data.source import hash_ids, normalise
 from bacl_jax.models import Heads
 from bacl_jax.models.layers import l2_normalise

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from bacl_jax.config import ObjectiveConfig
+from bacl_jax.config_objective import ObjectiveConfig
 from bacl_jax.objective.bank import Bank
 from bacl_jax.types import AnyArray
 

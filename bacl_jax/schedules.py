@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from bacl_jax.config import BNSConfig, OptimConfig, UnpairedConfig
+from bacl_jax.config import OptimConfig
+from bacl_jax.config_objective import BNSConfig, UnpairedConfig
 
 
 def progress(step: Array | int, steps: int) -> Float[Array, ""]:

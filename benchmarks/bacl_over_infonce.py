@@ -14,7 +14,8 @@ from typing import Any
 import jax
 from absl import app
 
-from bacl_jax.config import BNSConfig, CLAConfig, Config, MeshConfig, from_config_dict
+from bacl_jax.config import Config, MeshConfig, from_config_dict
+from bacl_jax.config_objective import BNSConfig, CLAConfig
 from bacl_jax.mesh import make_mesh
 from bacl_jax.train import flops
 from bacl_jax.train.ahead import abstract_batch

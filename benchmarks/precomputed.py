@@ -21,7 +21,8 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from bacl_jax.config import BNSConfig, CLAConfig, Config, from_config_dict
+from bacl_jax.config import Config, from_config_dict
+from bacl_jax.config_objective import BNSConfig, CLAConfig
 from bacl_jax.data import Tokenizer, batches
 from bacl_jax.data.features import DTYPES
 from bacl_jax.data.source import ArraySource, DataSet, assemble

@@ -6,7 +6,8 @@ import json
 import numpy as np
 from eval_fakes import CONFIG, Trainer, dataset, unit
 
-from bacl_jax.config import BNSConfig, CLAConfig, Config, ObjectiveConfig, to_dict
+from bacl_jax.config import Config, to_dict
+from bacl_jax.config_objective import BNSConfig, CLAConfig, ObjectiveConfig
 from bacl_jax.eval.examples import gather
 from bacl_jax.eval.pictures import Triptych
 from bacl_jax.eval.retrieval import Embeddings

@@ -13,7 +13,8 @@ import numpy as np
 import optax
 import tiny
 
-from bacl_jax.config import BNSConfig, CLAConfig, MeshConfig
+from bacl_jax.config import MeshConfig
+from bacl_jax.config_objective import BNSConfig, CLAConfig
 from bacl_jax.mesh import compile_anew, make_mesh, process_blocks, spare_threads, to_global, to_host
 from bacl_jax.train import step
 from bacl_jax.train.checkpoint import Checkpoints, Position

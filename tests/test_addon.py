@@ -18,7 +18,8 @@ from bacl_jax.config import Config, ConfigError
 from bacl_jax.data.source import hash_ids
 from bacl_jax.objective import bank as memory
 from bacl_jax.schedules import progress
-from bacl_jax.train.step import build, encode
+from bacl_jax.train.encode import encode
+from bacl_jax.train.step import build
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "your_trainer.py"
 DIMS = addon.Dims(embed=16, context=8, text_width=16, anchor_width=8)

@@ -11,7 +11,7 @@ import optax
 import pytest
 from flax import nnx
 
-from bacl_jax.config import BNSConfig
+from bacl_jax.config_objective import BNSConfig
 from bacl_jax.models.policy import Policy
 from bacl_jax.objective import bns
 from bacl_jax.objective.similarity import Rows, cosine

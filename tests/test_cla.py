@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bacl_jax.config import CLAConfig
+from bacl_jax.config_objective import CLAConfig
 from bacl_jax.objective import cla
 
 T, P = 8, 12

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bacl_jax.config import ConfigError, MeshConfig, ObjectiveConfig
+from bacl_jax.config import ConfigError, MeshConfig
+from bacl_jax.config_objective import ObjectiveConfig
 from bacl_jax.mesh import make_mesh
 from bacl_jax.objective.contrast import check_tiles, contrast, implementation
 from bacl_jax.objective.shards import Shards

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from eval_fakes import CONFIG, Tokenizer, Trainer, dataset, unit
 
-from bacl_jax.config import CLAConfig, ObjectiveConfig
+from bacl_jax.config_objective import CLAConfig, ObjectiveConfig
 from bacl_jax.eval import localization as L
 from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.objective.cla import align

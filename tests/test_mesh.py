@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from bacl_jax.config import Config, ConfigError, MeshConfig, ObjectiveConfig, TrainConfig
+from bacl_jax.config import Config, ConfigError, MeshConfig, TrainConfig
+from bacl_jax.config_objective import ObjectiveConfig
 from bacl_jax.mesh import batch_sharding, check_rows, make_mesh, replicated, to_global
 
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bacl_jax.config import Config, ConfigError, MeshConfig, MMCLConfig, ObjectiveConfig, from_config_dict
+from bacl_jax.config import Config, ConfigError, MeshConfig, from_config_dict
+from bacl_jax.config_objective import MMCLConfig, ObjectiveConfig
 from bacl_jax.mesh import make_mesh
 from bacl_jax.objective import mmcl
 from bacl_jax.objective.contrast import contrast

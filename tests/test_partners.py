@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
-from bacl_jax.config import BNSConfig
+from bacl_jax.config_objective import BNSConfig
 from bacl_jax.mesh import to_global
 from bacl_jax.objective import bank as memory
 from bacl_jax.objective.partners import partner_lists

@@ -8,8 +8,9 @@ from eval_fakes import CONFIG, Tokenizer, Trainer, dataset, unit
 from PIL import Image
 from rich.console import Console
 
-from bacl_jax.config import CLAConfig, Config, ModelConfig, ObjectiveConfig, TextConfig, TrainConfig, VisionConfig, to_dict
+from bacl_jax.config import Config, ModelConfig, TextConfig, TrainConfig, VisionConfig, to_dict
 from bacl_jax.config_eval import EvalConfig
+from bacl_jax.config_objective import CLAConfig, ObjectiveConfig
 from bacl_jax.data import synthetic
 from bacl_jax.data.tokenizer import Tokenizer as RealTokenizer
 from bacl_jax.eval import examples, page, pictures, report, suite

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bacl_jax import schedules
-from bacl_jax.config import BNSConfig, OptimConfig
+from bacl_jax.config import OptimConfig
+from bacl_jax.config_objective import BNSConfig
 
 
 def test_progress_is_clipped():

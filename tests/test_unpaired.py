@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bacl_jax.config import BNSConfig, CLAConfig, MeshConfig, ObjectiveConfig, UnpairedConfig
+from bacl_jax.config import MeshConfig
+from bacl_jax.config_objective import BNSConfig, CLAConfig, ObjectiveConfig, UnpairedConfig
 from bacl_jax.mesh import make_mesh
 from bacl_jax.objective import bank as memory
 from bacl_jax.objective import unpaired

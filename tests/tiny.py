@@ -5,18 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from bacl_jax.config import (
-    BNSConfig,
-    CLAConfig,
-    Config,
-    DataConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    TextConfig,
-    TrainConfig,
-    UnpairedConfig,
-    VisionConfig,
-)
+from bacl_jax.config import Config, DataConfig, ModelConfig, TextConfig, TrainConfig, VisionConfig
+from bacl_jax.config_objective import BNSConfig, CLAConfig, ObjectiveConfig, UnpairedConfig
 from bacl_jax.mesh import AXES
 from bacl_jax.types import Batch, Tokens
 

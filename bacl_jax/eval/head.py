@@ -20,7 +20,7 @@ from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.models import Model
 from bacl_jax.objective import bacl
 from bacl_jax.objective.shards import ONE_DEVICE
-from bacl_jax.train.step import encode
+from bacl_jax.train.encode import encode
 from bacl_jax.types import Batch, Features
 
 LR = 1e-3

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from bacl_jax.config import CLAConfig
+from bacl_jax.config_objective import CLAConfig
 from bacl_jax.models.layers import Block, by_rows, l2_normalise, pool
 from bacl_jax.types import Features
 

@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from bacl_jax.config import ObjectiveConfig
+from bacl_jax.config_objective import ObjectiveConfig
 from bacl_jax.models.cross_attention import CrossModal
 from bacl_jax.models.policy import Policy
 from bacl_jax.types import Features

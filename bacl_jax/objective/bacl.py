@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bacl_jax.config import ObjectiveConfig
+from bacl_jax.config_objective import ObjectiveConfig
 from bacl_jax.objective import bns, cla
 from bacl_jax.objective.bank import Bank
 from bacl_jax.objective.contrast import contrast as contrastive_term

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bacl_jax.config import BNSConfig
+from bacl_jax.config_objective import BNSConfig
 from bacl_jax.objective.shards import ONE_DEVICE, Shards
 from bacl_jax.objective.similarity import MASKED, Rows, search
 from bacl_jax.types import pytree

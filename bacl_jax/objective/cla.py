@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from bacl_jax.config import CLAConfig
+from bacl_jax.config_objective import CLAConfig
 from bacl_jax.objective.shards import ONE_DEVICE, Shards
 
 TINY = 1e-6  # added inside the log: -log A_b and its gradient stay finite in bfloat16 where an attention weight is 0

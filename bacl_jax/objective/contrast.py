@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bacl_jax.config import ConfigError, ObjectiveConfig
+from bacl_jax.config_objective import ObjectiveConfig
 from bacl_jax.objective import infonce, mmcl_term, sigmoid
 from bacl_jax.objective.shards import ONE_DEVICE, Shards, cut, padded, tiles, travel, whole
 from bacl_jax.objective.similarity import PRECISION, Rows, cosine
 from bacl_jax.objective.tile import Affine, Side, Term, drawn_logits, is_negative, make
+from bacl_jax.settings import ConfigError
 
 DENSE_AT_MOST = 2**22  # logits a device up to which "auto" takes the dense form: 16 MiB a matrix
 

@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bacl_jax.config import ConfigError, MMCLConfig
+from bacl_jax.config_objective import MMCLConfig
 from bacl_jax.objective.mmcl import FORMS, Form, each, slope
 from bacl_jax.objective.similarity import MASKED
 from bacl_jax.objective.tile import Side, Term, Tile
+from bacl_jax.settings import ConfigError
 
 
 def form_of(config: MMCLConfig) -> Form:

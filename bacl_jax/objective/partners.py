@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from bacl_jax.config import BNSConfig
+from bacl_jax.config_objective import BNSConfig
 from bacl_jax.objective import bns
 from bacl_jax.objective.bank import Bank
 from bacl_jax.objective.shards import ONE_DEVICE, Shards

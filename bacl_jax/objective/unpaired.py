@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from bacl_jax.config import UnpairedConfig
+from bacl_jax.config_objective import UnpairedConfig
 from bacl_jax.objective.bank import Bank, representative
 from bacl_jax.objective.shards import ONE_DEVICE, Shards
 from bacl_jax.objective.similarity import MASKED, Rows, nobody, search

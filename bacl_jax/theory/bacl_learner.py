@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bacl_jax.config import BNSConfig
+from bacl_jax.config_objective import BNSConfig
 from bacl_jax.objective import bns
 from bacl_jax.schedules import curriculum
 from bacl_jax.theory.bacl_angle import Law, comparisons, fit

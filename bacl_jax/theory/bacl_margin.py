@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from bacl_jax.config import BNSConfig
+from bacl_jax.config_objective import BNSConfig
 from bacl_jax.objective.bns import adjusted_score
 from bacl_jax.schedules import curriculum
 from bacl_jax.theory.experiment import Experiment, Result, Tick

@@ -16,18 +16,17 @@ from bacl_jax.config import Config
 from bacl_jax.mesh import by_rows, check_rows, mesh_of, replicated, spread
 from bacl_jax.models import Model
 from bacl_jax.objective import bank as memory
-from bacl_jax.objective import unpaired
-from bacl_jax.objective.bacl import Metrics, bacl_loss, encoded
-from bacl_jax.objective.bank import Bank
+from bacl_jax.objective.bacl import Metrics, bacl_loss
 from bacl_jax.objective.contrast import check_tiles
 from bacl_jax.objective.mmcl_term import form_of
 from bacl_jax.objective.pairs import Pairs
 from bacl_jax.objective.partners import partner_lists
-from bacl_jax.objective.shards import ONE_DEVICE, Shards
+from bacl_jax.objective.shards import Shards
 from bacl_jax.optim import groups, make_optimizer
 from bacl_jax.partition import follow, shardings
+from bacl_jax.train.encode import encode, encode_with_partners, image_features, text_features
 from bacl_jax.train.state import TrainState
-from bacl_jax.types import Batch, Features, Tokens, Trunk
+from bacl_jax.types import Batch, Features, Trunk
 
 
 class Trainer:
@@ -168,10 +167,7 @@ class Trainer:
         progress = schedules.progress(state.step, self.config.train.steps)
         by_batch = shards.by_batch
         if self.config.objective.unpaired.enabled:
-            anchor = encoded(lambda given: by_batch(image_features(model, params, given)), batch.inputs["image"].values, shards)
-            batch, weight, found = self._with_partners(batch, anchor.pooled, state.bank, progress)
-            pairs = encode(model, params, batch, shards, anchor)
-            pairs = dataclasses.replace(pairs, paired=weight > 0, weight=weight)
+            pairs, found = encode_with_partners(model, params, batch, state.bank, progress, self.config.objective.unpaired, shards)
         else:
             pairs, found = encode(model, params, batch, shards), {}
         loss, metrics = bacl_loss(
@@ -189,19 +185,6 @@ class Trainer:
             shards=shards,
         )
         return loss, (metrics | found, pairs)
-
-    def _with_partners(self, batch: Batch, z: Array, bank: Bank, progress: Array) -> tuple[Batch, Array, Metrics]:
-        """The batch with the probable captions of its pictures z that stand alone, the weights of its pairs, and what is logged."""
-        assert batch.paired is not None
-        config, text, shards = self.config.objective.unpaired, batch.inputs["text"], self.shards
-        partners = unpaired.find(z, batch.anchor_id, batch.paired, bank, progress, config=config, shards=shards)
-        found = shards.fetch((bank.ids, bank.mask, bank.caption_id), partners.slot)
-        accept = lambda new, old: jnp.where(partners.accepted[:, None], new, old)  # noqa: E731
-        ids, mask, caption_id = jax.tree.map(accept, found, (text.values, text.mask, batch.caption_id))
-        weight = jnp.where(partners.accepted, config.weight * partners.likely, batch.paired)
-        metrics = unpaired.diagnostics(partners, batch.paired, found[2], batch.truth)
-        told = {"inputs": batch.inputs | {"text": Tokens(values=ids, mask=mask)}, "caption_id": caption_id}
-        return dataclasses.replace(batch, **told), weight, metrics
 
     def _gathered(self, params: dict[str, Any]) -> dict[str, Any]:
         """Parameters as the model uses them: cut by tensor alone. The compiler gathers each where it is used, and spreads its gradient."""
@@ -274,59 +257,6 @@ def compiler_options(config: Config, mesh: Mesh) -> dict[str, str] | None:
     """On a CPU the compiler merges what is made again with what was made first, and so keeps it after all, unless it is told not to."""
     again = config.model.remat != "none" and mesh.devices.flat[0].platform == "cpu"
     return {"xla_disable_hlo_passes": "cse_barrier_expander"} if again else None
-
-
-def encode(model: Model, params: dict[str, Any], batch: Batch, shards: Shards = ONE_DEVICE, anchor: Features | None = None) -> Pairs:
-    """Both towers over a batch, in micro-batches where shards.parts > 1: then without token features. Stored trunks are not run.
-
-    anchor: what the image tower made of the batch, where that was asked before.
-    """
-    text = batch.inputs["text"]
-    given = batch.stored["image"] if "image" in batch.stored else batch.inputs["image"].values
-    stored = (batch.stored["text"],) if "text" in batch.stored else ()
-    assert text.mask is not None
-
-    def towers(part: tuple[Any, tuple[Any, ...]]) -> tuple[Features, Features]:
-        given, texts = part
-        return shards.by_batch((image_features(model, params, given), text_features(model, params, *texts)))
-
-    texts = (text.values, text.mask, *stored)
-    if anchor is None:
-        features = encoded(towers, (given, texts), shards)
-    else:
-        features = anchor, encoded(lambda texts: shards.by_batch(text_features(model, params, *texts)), texts, shards)
-    return Pairs(
-        anchor=features[0],
-        text=features[1],
-        ids=text.values,
-        mask=text.mask,
-        caption_id=batch.caption_id,
-        anchor_id=batch.anchor_id,
-        inputs=None if shards.parts == 1 else given,
-        stored=stored,
-        paired=batch.paired,
-        weight=None if batch.paired is None else batch.paired.astype(jnp.float32),
-        given=batch.paired,
-    )
-
-
-def image_features(model: Model, params: dict[str, Any], given: Any) -> Features:
-    """The image tower over pictures, or its head over what its trunk made of them."""
-    if isinstance(given, Trunk):
-        return model.finish_image(params, in_dtype(model, given))
-    return model.encode_image(params, given)
-
-
-def text_features(model: Model, params: dict[str, Any], ids: Array, mask: Array, stored: Trunk | None = None) -> Features:
-    """The text tower over token ids, or its head over what its trunk made of them."""
-    if stored is not None:
-        return model.finish_text(params, in_dtype(model, stored), mask)
-    return model.encode_text(params, ids, mask)
-
-
-def in_dtype(model: Model, stored: Trunk) -> Trunk:
-    """Stored features in the type that the model computes in."""
-    return jax.tree.map(lambda x: x.astype(model.config.model.dtype), stored)
 
 
 def group_norms(grads: dict[str, Any]) -> Metrics:

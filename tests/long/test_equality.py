@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bacl_jax.config import BNSConfig, CLAConfig, MeshConfig, ObjectiveConfig
+from bacl_jax.config import MeshConfig
+from bacl_jax.config_objective import BNSConfig, CLAConfig, ObjectiveConfig
 from bacl_jax.mesh import make_mesh
 from bacl_jax.objective import bacl, bns, cla
 from bacl_jax.objective import bank as memory
