@@ -191,24 +191,50 @@ def product(params):
     return image @ text.T / np.linalg.norm(image @ text.T)
 
 
+def of_all_features(t, fresh):
+    """What the trunks pool of all rows, both sides, and (features, batch) of each batch."""
+    pooled = jax.jit(functools.partial(spectral.pooled, t.model))
+    read = itertools.islice(batches(dataset(), tokenizer(), t.config, start_step=0), 14)
+    each = [(pooled(fresh.params, batch), batch) for _, batch in read]
+    x, y = (np.concatenate(parts) for parts in zip(*(pair for pair, _ in each), strict=True))
+    old = [jax.tree.map(np.asarray, fresh.params["towers"][name]["head"]) for name in spectral.TOWERS]
+    sides = [
+        spectral.side(head, a.astype(float).mean(0), centred(a).T @ centred(a) / len(a), 0.01) for head, a in zip(old, (x, y), strict=True)
+    ]
+    return (x, y), sides, each
+
+
 def test_it_is_what_numpy_makes_of_all_features(capsys):
     t = trainer(0)
     state, fresh = begun(t), t.init(0)
     said = "SVD of the cross-covariance: 224 pairs, 0 power steps, 14 of 16 dimensions"  # two are lost: to the layer norm, and to the mean
     assert said in capsys.readouterr().out
-    pooled = jax.jit(functools.partial(spectral.pooled, t.model))
-    read = itertools.islice(batches(dataset(), tokenizer(), t.config, start_step=0), 14)
-    x, y = (np.concatenate(parts) for parts in zip(*(pooled(fresh.params, batch) for _, batch in read), strict=True))
-    old = [jax.tree.map(np.asarray, fresh.params["towers"][name]["head"]) for name in spectral.TOWERS]
-    sides = [
-        spectral.side(head, a.astype(float).mean(0), centred(a).T @ centred(a) / len(a), 0.01) for head, a in zip(old, (x, y), strict=True)
-    ]
+    (x, y), sides, _ = of_all_features(t, fresh)
     image, text, _ = solved(centred(x).T @ centred(y), sides)
     expected = {"towers": {"image": {"head": image}, "text": {"head": text}}}
     np.testing.assert_allclose(product(state.params), product(expected), atol=2e-3)
     for (path, a), b in zip(paths.named(state.params), jax.tree.leaves(fresh.params), strict=True):
         assert np.array_equal(a, b) != (path.split("/")[2:] == ["head", "kernel"]), path
     np.testing.assert_array_equal(product(t.eval_params(state)), product(state.params))  # the average begins there, too
+
+
+def test_a_power_step_adds_the_cross_covariance_with_the_losss_weights():
+    """Those of `weighted`, under the heads of the first pass, over all batches; and it changes the heads."""
+    t = trainer(1)
+    fresh = t.init(0)
+    (x, y), sides, each = of_all_features(t, fresh)
+    first = spectral.in_coordinates(centred(x).T @ centred(y), *sides)
+    image, text, _ = spectral.solve(first, *sides)
+    means, scale = (x.mean(0), y.mean(0)), t.config.objective.init_scale
+    weigh = jax.jit(functools.partial(spectral.weighted, form=mmcl.infonce(), scale=scale))
+    cross = sum(np.asarray(weigh((image, text), means, *pair, batch), float) for pair, batch in each)
+    second = spectral.solve(first + spectral.in_coordinates(cross, *sides), *sides)[:2]
+    without, expected = (
+        product({"towers": {name: {"head": head} for name, head in zip(spectral.TOWERS, heads, strict=True)}})
+        for heads in ((image, text), second)
+    )
+    np.testing.assert_allclose(product(begun(t).params), expected, atol=2e-3)
+    assert np.abs(expected - without).max() > 0.02
 
 
 @pytest.fixture(scope="module")
