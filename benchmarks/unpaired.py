@@ -10,15 +10,19 @@
 The study: configs/studies/unpaired.py.
 """
 
+import dataclasses
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from absl import flags
 
 from bacl_jax.config import DataConfig
+from bacl_jax.eval import found_pairs
 from bacl_jax.eval.study import markdown, paired, select
+from bacl_jax.train.checkpoint import read_config
 from benchmarks import unpaired_copy
 from configs.studies import unpaired as study
 from launch import command, compare_points, points
@@ -28,13 +32,13 @@ LATE = 0.8  # progress from which on precision and recall of the accepted captio
 
 def point(variant: str, seed: int, workdir: Path) -> points.Point:
     """One run, evaluated on test when it ends."""
-    manifest, changes = study.VARIANTS[variant]
+    manifest, changes = study.VARIANTS[study.BASELINE if variant == study.FIRST else variant]
     overrides = {
         **study.TOWERS,
         **changes,
         **compare_points.only_at_the_end(seed, study.STEPS),
         "data.kind": "manifest",
-        "data.path": str(workdir / "pairs" / manifest),
+        "data.path": str(workdir / "pairs" / manifest.format(seed=seed)),
         "data.split_column": "split",
         "eval.tasks": ("retrieval",),
     }
@@ -47,9 +51,27 @@ def name_of(variant: str, seed: int) -> str:
     return f"{variant.replace(' ', '_')}-{seed}"
 
 
-def detection(workdir: Path) -> dict[str, float]:
-    """Mean precision, recall and share of the accepted captions over the last part of a run that seeks them."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+def find_captions(seed: int, workdir: Path) -> None:
+    """Two first runs for this seed, and the manifest with the captions that they find; nothing where that is there."""
+    manifest = workdir / "pairs" / study.FOUND.format(seed=seed)
+    if not manifest.exists():
+        first = [workdir / name_of(study.FIRST, base + seed) for base in study.FIRST_SEEDS]
+        data = dataclasses.replace(read_config(first[0]).data, path=str(workdir / "pairs" / "unpaired.csv"), truth_column="truth")
+        found = found_pairs.find(first, data, **study.MATCH)
+        found_pairs.write(found, data, manifest)
+        print(found.summary())
+
+
+def detection(row: dict[str, Any], workdir: Path) -> dict[str, float]:
+    """Of the captions that pictures alone got: precision, recall and share, in percent. While a run trains, means over its last part."""
+    variant, seed = row["variant"], row["seed"]
+    if variant == study.METHOD:
+        pairs = pd.read_csv(workdir / "pairs" / study.FOUND.format(seed=seed))
+        found = pairs[pairs.confidence.notna()]
+        accepted, precision = study.MATCH["share"], (found.caption == found.truth).mean()
+        shares = {"accepted": accepted, "precision": precision, "recall": accepted * precision}
+        return {f"unpaired_{name}": 100 * float(value) for name, value in shares.items()}
+    lines = [json.loads(line) for line in (workdir / name_of(variant, seed) / "metrics.jsonl").read_text().splitlines()]
     late = [line for line in lines if line["progress"] > LATE]
     return {name: 100 * statistics.mean(line[name] for line in late) for name in late[0] if name.startswith("unpaired_")}
 
@@ -70,10 +92,11 @@ def table(runs: pd.DataFrame) -> str:
             shown = ["-", "-"] if variant == study.BASELINE else [str(difference), f"{100 * (values.mean() - low) / (high - low):.0f} %"]
             rows.append([metric, variant, f"{values.mean():.1f} ± {values.std():.1f}", *shown, str(len(values))])
     parts = [markdown(rows, ["metric", "training rows", "mean ± deviation", "minus pairs alone", "of the gap", "seeds"])]
-    found = of(study.METHOD)
-    if names := [name for name in ("unpaired_accepted", "unpaired_precision", "unpaired_recall") if name in found]:
-        told = ", ".join(f"{name.removeprefix('unpaired_')} {found[name].mean():.0f} %" for name in names)
-        parts.append(f"Accepted captions in the last fifth of the steps: {told}.\n")
+    for variant in (study.METHOD, study.WHILE_TRAINING):
+        found = of(variant)
+        if names := [name for name in ("unpaired_accepted", "unpaired_precision", "unpaired_recall") if name in found]:
+            told = ", ".join(f"{name.removeprefix('unpaired_')} {found[name].mean():.0f} %" for name in names)
+            parts.append(f"{variant.capitalize()}: {told}.\n")
     return "\n".join(parts)
 
 
@@ -88,9 +111,14 @@ def main() -> None:
     if flags.FLAGS.phase == "run":
         if not (workdir / "pairs" / "unpaired.csv").exists():
             unpaired_copy.write(workdir / "pairs", DataConfig(), share=study.SHARE, seed=study.COPY_SEED)
-        wanted = [point(variant, seed, workdir) for seed in study.SEEDS for variant in study.VARIANTS]
-        found = lambda row: detection(workdir / name_of(row["variant"], row["seed"]))  # noqa: E731
-        compare_points.run(wanted, workdir, kept / "unpaired.parquet", workers=flags.FLAGS.workers, more=found)
+        points_of = lambda variant, seeds: [point(variant, seed, workdir) for seed in seeds]  # noqa: E731
+        how = {"workers": flags.FLAGS.workers, "more": lambda row: detection(row, workdir)}
+        first = points_of(study.FIRST, [base + seed for seed in study.SEEDS for base in study.FIRST_SEEDS])
+        points.run(first, workdir, workers=flags.FLAGS.workers, keep=lambda row: None)
+        for seed in study.SEEDS:
+            find_captions(seed, workdir)
+        wanted = [one for variant in study.VARIANTS for one in points_of(variant, study.SEEDS)]
+        compare_points.run(wanted, workdir, kept / "unpaired.parquet", **how)
     print(report(kept))
 
 

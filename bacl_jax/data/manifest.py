@@ -123,9 +123,14 @@ def records(config: DataConfig, on_skip: OnSkip | None = None) -> FileRecords:
     if config.split not in _SPLIT_NAMES:
         raise ConfigError(f"data.split = {config.split!r}; allowed for a manifest: {', '.join(_SPLIT_NAMES)}")
     complete = dataclasses.replace(config, unpaired_share=0.0)
-    pairs = [pair for pair in _pairs(_path(config), complete, _Skips(config.on_error, on_skip)) if pair.split == config.split]
+    pairs = [pair for pair in rows(complete, on_skip) if pair.split == config.split]
     paths = [pair.path for pair in pairs if pair.path is not None]
     return FileRecords(paths, [pair.caption for pair in pairs], [pair.anchor_key for pair in pairs])
+
+
+def rows(config: DataConfig, on_skip: OnSkip | None = None) -> list[Pair]:
+    """The rows of the manifest as they are written, their pictures unread. Raises as `load` does."""
+    return _pairs(_path(config), config, _Skips(config.on_error, on_skip))
 
 
 def _path(config: DataConfig) -> Path:
