@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 ITERATIONS = 50  # after 10 the confidences move by less than 0.01 (4,059 pictures, tau 0.05)
 CHUNK = 512  # pictures whose scores exist at a time
@@ -44,20 +44,30 @@ def assign(
     valid = jnp.asarray((np.arange(chunks * CHUNK) < len(z)).reshape(chunks, CHUNK))
     target = jnp.log(jnp.asarray(count, jnp.float32) * (len(z) / count.sum()))
     caption, confidence = _plan(rows, valid, jnp.asarray(w), target, jnp.float32(tau), iterations)
-    return Assignment(np.asarray(caption)[: len(z)], np.asarray(confidence)[: len(z)])
+    return Assignment(np.asarray(caption).reshape(-1)[: len(z)], np.asarray(confidence).reshape(-1)[: len(z)])
 
 
 @functools.partial(jax.jit, static_argnames="iterations")
-def _plan(rows: Array, valid: Array, w: Array, target: Array, tau: Array, iterations: int) -> tuple[Array, Array]:
-    def balanced(_: int, b: Array) -> Array:
-        def column_sums(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
-            s = part[0] @ w.T / tau
-            a = -jax.nn.logsumexp(s + b, axis=1, keepdims=True)
-            masses = jax.nn.logsumexp(jnp.where(part[1][:, None], s + a, -jnp.inf), axis=0)
-            return jnp.logaddexp(total, masses), None
+def _plan(
+    rows: Float[Array, "c n D"],
+    valid: Bool[Array, "c n"],
+    w: Float[Array, "M D"],
+    target: Float[Array, " M"],
+    tau: Float[Array, ""],
+    iterations: int,
+) -> tuple[Int[Array, "c n"], Float[Array, "c n"]]:
+    def column_masses(b: Array, part: tuple[Array, Array]) -> Array:
+        s = part[0] @ w.T / tau
+        s -= jax.nn.logsumexp(s + b[None], axis=1, keepdims=True)
+        return jax.nn.logsumexp(jnp.where(part[1][:, None], s, -jnp.inf), axis=0)
 
-        return target - jax.lax.scan(column_sums, jnp.full(len(w), -jnp.inf), (rows, valid))[0]
+    def iteration(b: Array, _: None) -> tuple[Array, None]:
+        add = lambda total, part: (jnp.logaddexp(total, column_masses(b, part)), None)  # noqa: E731
+        return target - jax.lax.scan(add, jnp.full(len(w), -jnp.inf), (rows, valid))[0], None
 
-    b = jax.lax.fori_loop(0, iterations, balanced, jnp.zeros(len(w)))
-    q = jax.lax.map(lambda z: (lambda p: (p.argmax(1), p.max(1)))(jax.nn.softmax(z @ w.T / tau + b)), rows)
-    return q[0].reshape(-1), q[1].reshape(-1)
+    def likeliest(part: Array) -> tuple[Array, Array]:
+        q = jax.nn.softmax(part @ w.T / tau + b[None], axis=1)
+        return q.argmax(1), q.max(1)
+
+    b, _ = jax.lax.scan(iteration, jnp.zeros(len(w)), length=iterations)
+    return jax.lax.map(likeliest, rows)
