@@ -13,6 +13,7 @@ from bacl_jax.config import Config, ConfigError
 from bacl_jax.data.features import Index
 from bacl_jax.data.source import DataSet
 from bacl_jax.data.tokenizer import Tokenizer
+from bacl_jax.data.unpaired import UnpairedDataSet
 from bacl_jax.mesh import make_mesh
 from bacl_jax.train import precompute as stored_features
 from bacl_jax.train.checkpoint import Checkpoints, Position, claim_workdir
@@ -28,6 +29,9 @@ def read_data(config: Config) -> DataSet:
     dataset = data.load(config.data)
     if not len(dataset.train):
         raise ConfigError(f"config.data.path = {config.data.path!r}: no row is for training ({dataset.description})")
+    if config.objective.unpaired.enabled and isinstance(dataset, UnpairedDataSet) and not dataset.pictures:
+        found = f"every picture of {dataset.description} has a caption"
+        raise ConfigError(f"config.objective.unpaired.enabled = True: {found}, so none is sought; set it to False")
     agree("the data are read", {"the number of rows": rows_of(dataset), "the held-out captions": _digest(dataset.captions)})
     return dataset
 

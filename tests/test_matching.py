@@ -13,7 +13,7 @@ import tiny
 from PIL import Image
 
 from bacl_jax import data
-from bacl_jax.config import ConfigError, DataConfig
+from bacl_jax.config import ConfigError, DataConfig, OptimConfig
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.eval import found_pairs, matching
 from bacl_jax.train.checkpoint import Checkpoints, Position, claim_workdir
@@ -82,7 +82,7 @@ def folder(tmp_path):
         writer.writerows(
             [i, image, title, split, f"a {image[:1]}" if image and not title else ""] for i, (image, title, split) in enumerate(lines)
         )
-    plain = tiny.plain()
+    plain = dataclasses.replace(tiny.plain(), optim=OptimConfig(warmup_steps=1))
     config = dataclasses.replace(plain, data=dataclasses.replace(plain.data, kind="manifest", path=str(tmp_path / "mixed.csv"), **COLUMNS))
     tokenizer = Tokenizer.train([f"a {i}" for i in range(10)], config.data)
     trainer = build(config, tokenizer.vocab_size, tiny.one_device())

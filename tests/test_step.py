@@ -12,6 +12,9 @@ import tiny
 from bacl_jax.config import ConfigError, MeshConfig, OptimConfig, VisionConfig
 from bacl_jax.config_objective import CLAConfig
 from bacl_jax.mesh import make_mesh, to_global
+from bacl_jax.objective import bank as memory
+from bacl_jax.objective import unpaired
+from bacl_jax.train.encode import encode_with_partners
 from bacl_jax.train.step import build
 
 
@@ -161,7 +164,7 @@ def test_batch_that_does_not_divide_is_refused():
 
 
 def test_rows_that_stand_alone_train_with_captions_of_the_bank():
-    """From the second step on: the first finds an empty bank. One device, eight, and micro-batches agree."""
+    """Those of the batch are there from the first step on, and all stay there. One device, eight, and micro-batches agree."""
     states = []
     for mesh, parts in ((tiny.one_device(), 1), (make_mesh(MeshConfig()), 1), (tiny.one_device(), 2)):
         config = tiny.unpaired(groups=8)
@@ -171,18 +174,31 @@ def test_rows_that_stand_alone_train_with_captions_of_the_bank():
         for i in range(3):
             state, metrics = t.step(state, to_global(t.mesh, tiny.batch(i, paired=8)))
             accepted.append(float(metrics["unpaired_accepted"]))
-        assert accepted == [0, 1, 1]
+        assert accepted == [1, 1, 1]
         assert 0 <= float(metrics["unpaired_recall"]) <= float(metrics["unpaired_precision"]) <= 1
         states.append(jax.device_get((state, metrics)))
     for other in states[1:]:
         chex.assert_trees_all_close(states[0][0].params, other[0].params, atol=1e-4)
         chex.assert_trees_all_equal(states[0][0].bank.caption_id, other[0].bank.caption_id)
-    bank, alone = states[0][0].bank, np.arange(48) % 16 >= 8
-    np.testing.assert_array_equal(bank.paired, ~alone)
-    took = [np.asarray(tiny.batch(i, paired=8).caption_id) for i in range(3)]
-    assert (bank.caption_id == np.concatenate(took)).all(1)[~alone].all()  # pairs keep their own
-    earlier = {tuple(row) for row in took[0][8:]}
-    assert {tuple(row) for row in bank.caption_id[24:32]} <= earlier  # the second step's came from the first
+    bank = states[0][0].bank
+    np.testing.assert_array_equal(bank.paired, np.arange(48) % 16 < 8)
+    np.testing.assert_array_equal(bank.caption_id, np.concatenate([tiny.batch(i, paired=8).caption_id for i in range(3)]))
+
+
+def test_a_probable_pair_weighs_what_it_is_likely_to_be():
+    config = tiny.unpaired()
+    settings = dataclasses.replace(config.objective.unpaired, weight=1.5)
+    t = build(config, tiny.VOCABULARY, tiny.one_device())
+    state, batch = t.init(3), tiny.batch(0, paired=8)
+    pairs, kept, _ = jax.jit(lambda *args: encode_with_partners(t.model, *args, settings))(
+        state.params, batch, state.bank, jnp.float32(0.5)
+    )
+    seen = memory.push(state.bank, write=jnp.bool_(True), index=batch.index, **kept)
+    found = unpaired.find(pairs.anchor.pooled, batch.anchor_id, batch.paired, seen, jnp.float32(0.5), config=settings)
+    assert 0 < float(found.likely[8:].min()) < float(found.likely[8:].max()) < 1
+    np.testing.assert_allclose(pairs.weight, np.where(batch.paired, 1, 1.5 * found.likely), rtol=1e-5)
+    np.testing.assert_array_equal(pairs.caption_id[8:], np.asarray(seen.caption_id)[found.slot[8:]])
+    np.testing.assert_array_equal(kept["caption_id"], batch.caption_id)
 
 
 def test_the_truth_changes_nothing_but_what_is_logged():

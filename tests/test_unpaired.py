@@ -118,7 +118,9 @@ def test_what_is_logged():
     told = unpaired.diagnostics(found, batch.given, captions, wrong)
     assert float(told["unpaired_precision"]) == float(told["unpaired_recall"]) == pytest.approx(6 / 7)
     none = dataclasses.replace(found, accepted=jnp.zeros(B, bool))
-    assert float(unpaired.diagnostics(none, batch.given, captions, truth)["unpaired_precision"]) == 0
+    told = unpaired.diagnostics(none, batch.given, captions, truth)
+    assert np.isnan(told["unpaired_precision"])
+    assert float(told["unpaired_recall"]) == 0
     assert set(unpaired.diagnostics(found, batch.given, captions, None)) == {"unpaired_accepted", "unpaired_likely"}
 
 

@@ -36,19 +36,30 @@ def test_runs_differ_in_their_rows_alone(tmp_path):
         config = points.config_of(one)
         assert (config.seed, config.train.steps, config.train.save_every, config.train.eval_every) == (3, study.STEPS, study.STEPS, 0)
         assert config.objective.kind == "infonce"
-        assert config.data.path.endswith(study.VARIANTS[one.labels["variant"]][0])
+        assert config.data.path.endswith(study.VARIANTS[one.labels["variant"]][0].format(seed=3))
 
 
 def test_detection_is_the_mean_over_the_last_part(tmp_path):
+    row = {"variant": study.WHILE_TRAINING, "seed": 0}
+    workdir = tmp_path / unpaired.name_of(**row)
+    workdir.mkdir()
     lines = [{"progress": p, "loss": 1.0, "unpaired_precision": p} for p in (0.1, 0.5, 0.85, 0.95)]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert unpaired.detection(tmp_path) == {"unpaired_precision": pytest.approx(90.0)}
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"progress": 0.9, "loss": 1.0}))
-    assert unpaired.detection(tmp_path) == {}
+    (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert unpaired.detection(row, tmp_path) == {"unpaired_precision": pytest.approx(90.0)}
+    (workdir / "metrics.jsonl").write_text(json.dumps({"progress": 0.9, "loss": 1.0}))
+    assert unpaired.detection(row, tmp_path) == {}
+
+
+def test_found_captions_are_counted(tmp_path):
+    (tmp_path / "pairs").mkdir()
+    lines = ["image,caption,truth,confidence", "0.png,a,,", "1.png,b,b,0.9", "2.png,b,c,0.8", "3.png,d,d,0.7", "4.png,e,a,0.6"]
+    (tmp_path / "pairs" / "found-2.csv").write_text("\n".join(lines))
+    told = unpaired.detection({"variant": study.METHOD, "seed": 2}, tmp_path)
+    assert told == pytest.approx({"unpaired_accepted": 12.5, "unpaired_precision": 50.0, "unpaired_recall": 6.25})
 
 
 def test_the_table_is_of_the_kept_rows():
-    level = dict(zip(study.VARIANTS, (50.0, 60.0, 90.0, 45.0), strict=True))
+    level = dict(zip(study.VARIANTS, (50.0, 60.0, 51.0, 90.0, 45.0), strict=True))
     rows = [
         {"variant": variant, "seed": seed, "holdout": "compositional", "budget": "steps"} | dict.fromkeys(study.METRICS, value + seed)
         for variant, value in level.items()

@@ -9,6 +9,7 @@ Dimension legend: N pictures, M distinct captions, D the sum of the runs' embedd
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -27,8 +28,8 @@ class Assignment(NamedTuple):
     confidence: Float[np.ndarray, " N"]
 
 
-def joined(runs: list[Float[np.ndarray, "n d"]]) -> Float[np.ndarray, "n D"]:
-    """Unit embeddings of several runs as one, such that inner products are the runs' mean cosine."""
+def joined(runs: Sequence[Float[np.ndarray, "n _"]]) -> Float[np.ndarray, "n D"]:
+    """Unit embeddings of several runs, each of a width of its own, as one, such that inner products are the runs' mean cosine."""
     return np.concatenate(runs, axis=1) / np.sqrt(len(runs))
 
 

@@ -2,11 +2,11 @@
 
 MMCL (arXiv 2302.06232) shows that unpaired data help once a first fit from pairs tells the partners apart; its exact loss is not
 readable, this form of it is ours. Some places of a batch hold a picture and a caption that were not given together. Their picture is
-compared with the captions of the memory bank that stand alone, too. The k most similar have soft weights q = softmax(s / tau), tau
-annealed. The best one, c, is accepted where it is likely, q_c >= confidence, and mutual: the picture is among the `mutual` most similar
-to c of the pictures that stand alone. An accepted caption takes the place of the one beside the picture, is encoded by the current tower,
-and the two are a pair, of weight q_c in L_contrast. The bank's embeddings, as old as their slots, only choose. What is not accepted is a
-further negative of the pairs.
+compared with the captions of the memory bank, those of the batch among them, that stand alone, too. The k most similar have soft
+weights q = softmax(s / tau), tau annealed. The best one, c, is accepted where it is likely, q_c >= confidence, and mutual: the picture
+is among the `mutual` most similar to c of the pictures that stand alone. An accepted caption takes the place of the one beside the
+picture, is encoded by the current tower, and the two are a pair, of weight q_c in L_contrast. The embeddings of the bank, as old as
+their slots, only choose. What is not accepted is a further negative of the pairs.
 """
 
 import functools
@@ -68,7 +68,8 @@ def find(
 def diagnostics(partners: Partners, given: Bool[Array, " B"], found: UInt32[Array, "B 2"], truth: UInt32[Array, "B 2"] | None) -> Metrics:
     """Share of the pictures that stand alone whose partner is accepted, and mean q.
 
-    Where the true captions are known (`truth` is not 0) also how many of the accepted `found` are right, and how many pictures have theirs.
+    Where the true captions are known (`truth` is not 0) also the shares of the accepted `found` that are right, NaN where none is accepted,
+    and of the pictures that have theirs.
     """
     alone = ~given
     share = {
@@ -80,6 +81,6 @@ def diagnostics(partners: Partners, given: Bool[Array, " B"], found: UInt32[Arra
     judged = alone & (truth != 0).any(1)
     right = judged & partners.accepted & (found == truth).all(1)
     return share | {
-        "unpaired_precision": right.sum() / jnp.maximum((judged & partners.accepted).sum(), 1),
+        "unpaired_precision": jnp.mean(right, where=judged & partners.accepted),
         "unpaired_recall": right.sum() / jnp.maximum(judged.sum(), 1),
     }

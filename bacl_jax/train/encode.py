@@ -11,7 +11,7 @@ from bacl_jax.config_objective import UnpairedConfig
 from bacl_jax.models import Model
 from bacl_jax.objective import unpaired
 from bacl_jax.objective.bacl import Metrics, encoded
-from bacl_jax.objective.bank import Bank
+from bacl_jax.objective.bank import Bank, push
 from bacl_jax.objective.pairs import Pairs
 from bacl_jax.objective.shards import ONE_DEVICE, Shards
 from bacl_jax.types import Batch, Features, Tokens, Trunk
@@ -53,20 +53,35 @@ def encode(model: Model, params: dict[str, Any], batch: Batch, shards: Shards = 
 
 def encode_with_partners(
     model: Model, params: dict[str, Any], batch: Batch, bank: Bank, progress: Array, config: UnpairedConfig, shards: Shards = ONE_DEVICE
-) -> tuple[Pairs, Metrics]:
-    """`encode`, the pictures first: those that stand alone come with their probable captions of the bank. And what is logged of these."""
+) -> tuple[Pairs, dict[str, Any], Metrics]:
+    """`encode`, with their probable captions beside the pictures that stand alone; what the bank keeps; what is logged of these.
+
+    The captions that came with the batch are encoded first, without gradient: the bank keeps them, whether or not another takes their
+    place beside a picture, and they are candidates with the rest of the bank. So every caption that stands alone is there to be found.
+    """
     assert batch.paired is not None
     text = batch.inputs["text"]
-    images = batch.inputs["image"].values
-    anchor = encoded(lambda given: shards.by_batch(image_features(model, params, given)), images, shards)
-    partners = unpaired.find(anchor.pooled, batch.anchor_id, batch.paired, bank, progress, config=config, shards=shards)
-    found = shards.fetch((bank.ids, bank.mask, bank.caption_id), partners.slot)
+    assert text.mask is not None
+    anchor = encoded(lambda given: shards.by_batch(image_features(model, params, given)), batch.inputs["image"].values, shards)
+    own = encoded(lambda texts: shards.by_batch(text_features(model, params, *texts)), (text.values, text.mask), shards)
+    kept = {
+        "caption_id": batch.caption_id,
+        "anchor_id": batch.anchor_id,
+        "ids": text.values,
+        "mask": text.mask,
+        "paired": batch.paired,
+        "anchor": anchor.pooled,
+        "text": own.pooled,
+    }
+    seen = push(bank, write=jnp.bool_(True), shards=shards, index=batch.index, **kept)
+    partners = unpaired.find(anchor.pooled, batch.anchor_id, batch.paired, seen, progress, config=config, shards=shards)
+    found = shards.fetch((seen.ids, seen.mask, seen.caption_id), partners.slot)
     accept = lambda new, old: jnp.where(partners.accepted[:, None], new, old)  # noqa: E731
     ids, mask, caption_id = jax.tree.map(accept, found, (text.values, text.mask, batch.caption_id))
     told = dataclasses.replace(batch, inputs=batch.inputs | {"text": Tokens(values=ids, mask=mask)}, caption_id=caption_id)
     weight = jnp.where(partners.accepted, config.weight * partners.likely, batch.paired)
     pairs = dataclasses.replace(encode(model, params, told, shards, anchor), paired=weight > 0, weight=weight)
-    return pairs, unpaired.diagnostics(partners, batch.paired, found[2], batch.truth)
+    return pairs, kept, unpaired.diagnostics(partners, batch.paired, found[2], batch.truth)
 
 
 def image_features(model: Model, params: dict[str, Any], given: Any) -> Features:

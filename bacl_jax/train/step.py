@@ -19,7 +19,6 @@ from bacl_jax.objective import bank as memory
 from bacl_jax.objective.bacl import Metrics, bacl_loss
 from bacl_jax.objective.contrast import check_tiles
 from bacl_jax.objective.mmcl_term import form_of
-from bacl_jax.objective.pairs import Pairs
 from bacl_jax.objective.partners import partner_lists
 from bacl_jax.objective.shards import Shards
 from bacl_jax.optim import groups, make_optimizer
@@ -156,20 +155,23 @@ class Trainer:
             skipped=jnp.int32(0),
         )
 
-    def _loss(self, trained: dict[str, Any], state: TrainState, batch: Batch) -> tuple[Float[Array, ""], tuple[Metrics, Pairs]]:
-        """The loss as a function of the trained parameters; the others are the state's."""
+    def _loss(self, trained: dict[str, Any], state: TrainState, batch: Batch) -> tuple[Float[Array, ""], tuple[Metrics, dict[str, Any]]]:
+        """The loss as a function of the trained parameters; the others are the state's. With metrics and what the bank keeps."""
         params = paths.replaced(state.params, trained)
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
             return self._loss_on_mesh(self._gathered(params), state, batch)
 
-    def _loss_on_mesh(self, params: dict[str, Any], state: TrainState, batch: Batch) -> tuple[Float[Array, ""], tuple[Metrics, Pairs]]:
+    def _loss_on_mesh(
+        self, params: dict[str, Any], state: TrainState, batch: Batch
+    ) -> tuple[Float[Array, ""], tuple[Metrics, dict[str, Any]]]:
         model, shards = self.model, self.shards
         progress = schedules.progress(state.step, self.config.train.steps)
         by_batch = shards.by_batch
         if self.config.objective.unpaired.enabled:
-            pairs, found = encode_with_partners(model, params, batch, state.bank, progress, self.config.objective.unpaired, shards)
+            pairs, kept, found = encode_with_partners(model, params, batch, state.bank, progress, self.config.objective.unpaired, shards)
         else:
             pairs, found = encode(model, params, batch, shards), {}
+            kept = pairs.to_keep(stored=bool(self._in_bank))
         loss, metrics = bacl_loss(
             pairs,
             state.bank,
@@ -184,7 +186,7 @@ class Trainer:
             config=self.config.objective,
             shards=shards,
         )
-        return loss, (metrics | found, pairs)
+        return loss, (metrics | found, kept)
 
     def _gathered(self, params: dict[str, Any]) -> dict[str, Any]:
         """Parameters as the model uses them: cut by tensor alone. The compiler gathers each where it is used, and spreads its gradient."""
@@ -199,7 +201,7 @@ class Trainer:
     def _step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         c = self.config
         old = paths.trained(state.params, self.frozen)
-        (_, (metrics, pairs)), grads = jax.value_and_grad(self._loss, has_aux=True)(old, state, batch)
+        (_, (metrics, kept)), grads = jax.value_and_grad(self._loss, has_aux=True)(old, state, batch)
         norms = group_norms(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(sum(norms.values()))
 
@@ -209,8 +211,7 @@ class Trainer:
             trained["log_scale"] = jnp.minimum(trained["log_scale"], jnp.log(jnp.float32(c.objective.max_scale)))
         trained, opt_state = select(finite, (trained, opt_state), (old, state.opt_state))
         ema = select(finite, average(state.ema, trained, c.optim.ema_decay), state.ema)
-        rows = pairs.to_keep(stored=bool(self._in_bank))
-        bank = memory.push(state.bank, write=finite, shards=self.shards, index=batch.index, **rows)
+        bank = memory.push(state.bank, write=finite, shards=self.shards, index=batch.index, **kept)
         new = TrainState(
             step=state.step + 1,
             params=paths.replaced(state.params, trained),
