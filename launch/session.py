@@ -25,6 +25,7 @@ from bacl_jax.eval.examples import gather
 from bacl_jax.eval.head import train_head
 from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.mesh import make_mesh, on_local_devices, process_blocks, to_host
+from bacl_jax.objective import mmcl_term
 from bacl_jax.train import precompute as stored_features
 from bacl_jax.train import spectral
 from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir
@@ -268,6 +269,7 @@ def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
     stored = {} if features is None else dict.fromkeys(features.index.towers, features.index.dtype)
     trainer = build(config, tokenizer.vocab_size, mesh, stored)
     stored_features.check_storable(trainer.abstract_state().params, config.optim.frozen, [*stored], config.data.features or "")
+    mmcl_term.check(config.objective)
     spectral.check(config, trainer.abstract_state().params)
     if config.optim.frozen:
         print(paths.summary(trainer.abstract_state().params, config.optim.frozen))

@@ -4,7 +4,8 @@
     python -m launch.theory --figure=error_vs_n,unpaired --out=runs/theory
 
 --figure  names of experiments, separated by commas, or all
---out     folder of NAME.png and NAME.csv of each, and of theory.json; files that are there are replaced
+--out     folder of NAME.png and NAME.csv of each, and of theory.json; files that are there are replaced, theory.json keeps the
+          numbers of other experiments
 
 Exit codes: 0 done, 2 bad usage, else a crash.
 """
@@ -24,15 +25,28 @@ FIGURE = flags.DEFINE_list("figure", ["all"], "Which experiments.")
 OUT = flags.DEFINE_string("out", "runs/theory", "Folder of what is written.")
 
 
+def opened(folder: str) -> Path:
+    """The folder, made where there is none; it has a theory.json from now on. ConfigError where that cannot be."""
+    out = Path(folder)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        figures.sweep(out)
+        figures.save_metrics({}, out)
+    except OSError as error:
+        raise ConfigError(f"--out={folder}: {error.strerror or error}; name a folder that can be written to") from error
+    except ValueError as error:
+        raise ConfigError(f"--out={folder}: theory.json there cannot be read ({error}); remove it or name another folder") from error
+    return out
+
+
 def main() -> None:
-    names = list(figures.EXPERIMENTS) if FIGURE.value == ["all"] else list(dict.fromkeys(FIGURE.value))
-    for name in names:
-        if name not in figures.EXPERIMENTS:
+    names = list(figures.EXPERIMENTS) if "all" in FIGURE.value else list(dict.fromkeys(FIGURE.value))
+    for name in FIGURE.value:
+        if name not in ("all", *figures.EXPERIMENTS):
             raise ConfigError(f"--figure={name}: no such experiment; there are all, {', '.join(figures.EXPERIMENTS)}")
     if not names:
         raise ConfigError(f"--figure is empty; there are all, {', '.join(figures.EXPERIMENTS)}")
-    out = Path(OUT.value)
-    out.mkdir(parents=True, exist_ok=True)
+    out = opened(OUT.value)
     results: dict[str, Result] = {}
     paths: list[Path] = []
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -43,7 +57,8 @@ def main() -> None:
             progress.update(bar, description=name)
             results[name] = experiment.run(lambda share: progress.advance(bar, share))
             paths += figures.save(experiment, results[name], out)
-    paths.append(figures.save_metrics(results.values(), out))
+            figures.save_metrics(results[name].metrics, out)
+    paths.append(out / "theory.json")
     console = Console()
     console.print(figures.summary(results))
     for path in paths:

@@ -1,5 +1,7 @@
 """The general contrastive loss against a few lines of numpy, the identity of its gradient in float64, and what changes nothing."""
 
+from pathlib import Path
+
 import chex
 import hypothesis
 import jax
@@ -14,6 +16,7 @@ from bacl_jax.objective.tile import Tile
 
 OWN = mmcl.Form(phi=jnp.log1p, psi=lambda u: jnp.exp(u / 2) + 0.1 * u**2, eps=0.5, nu=0.7)  # a user's form
 FORMS = {name: make() for name, make in mmcl.FORMS.items()} | {"own": OWN}
+MOST = 12  # pairs, features and dimensions of a problem that is drawn
 SOFTPLUS = lambda u: np.logaddexp(0, u)  # noqa: E731
 NUMPY = {  # phi, psi, eps, nu, whether A is a mean, and the attraction, written out
     "infonce": (np.log, np.exp, 1, 1, False, None),
@@ -58,22 +61,26 @@ def relative(found, wanted):
 
 
 @jax.jit(static_argnames="name")
-def gradients(g1, g2, x, y, name):
+def gradients(g1, g2, x, y, counts, name):
     """Those that JAX takes, and those of the identity."""
     form = FORMS[name]
-    taken = jax.grad(lambda g: mmcl.loss(similarities(*g, x, y), form))((g1, g2))
-    s = mmcl.cross_covariance(x, y, mmcl.beta_weights(similarities(g1, g2, x, y), form))
+    taken = jax.grad(lambda g: mmcl.loss(similarities(*g, x, y), form, counts))((g1, g2))
+    s = mmcl.cross_covariance(x, y, mmcl.beta_weights(similarities(g1, g2, x, y), form, counts))
     return taken, (-g2 @ s.T, -g1 @ s)
 
 
 @pytest.mark.parametrize("name", FORMS)
-@hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
-@hypothesis.given(shape=st.sampled_from([(2, 3, 2, 1), (12, 5, 7, 3)]), scale=st.floats(1e-3, 2.0), seed=st.integers(0, 2**16))
+@hypothesis.settings(max_examples=30, deadline=None, derandomize=True)
+@hypothesis.given(
+    shape=st.tuples(st.integers(2, MOST), *(st.integers(1, MOST),) * 3), scale=st.floats(1e-3, 2.0), seed=st.integers(0, 2**16)
+)
 def test_a_gradient_is_a_power_step_of_the_contrastive_cross_covariance(name, shape, scale, seed):
-    g1, g2, x, y = problem(*shape, scale, seed)
-    s = similarities(g1, g2, x, y)
-    hypothesis.assume(np.abs(s).max() < 30)
-    for taken, said in zip(*gradients(g1, g2, x, y, name), strict=True):
+    """Of any n, F, G and r; filled up with zeros, and with pairs that count for nothing, to one size: a form is compiled once."""
+    arrays = problem(*shape, scale, seed)
+    hypothesis.assume(np.abs(similarities(*arrays)).max() < 30)
+    filled = [np.pad(a, [(0, MOST - size) for size in a.shape]) for a in arrays]
+    counts = np.logical_and.outer(*[np.arange(MOST) < shape[0]] * 2)
+    for taken, said in zip(*gradients(*filled, counts, name), strict=True):
         assert relative(said, taken) < 1e-9
 
 
@@ -133,3 +140,12 @@ def test_a_robust_form_spares_the_pair_that_the_model_holds_for_wrong():
     assert pull["infonce"][0] > pull["infonce"][1:].max()
     assert pull["gce"][0] < pull["infonce"][0] / 10
     assert pull["ramp"][0] < pull["ramp"][1:].min()
+
+
+def test_the_form_of_the_documents_is_infonce():
+    text = (Path(__file__).parents[1] / "docs/theory.md").read_text()
+    z, w, x, y = (jnp.asarray(np.random.default_rng(seed).normal(size=(6, 4))) for seed in range(4))
+    made = {"z": z, "w": w, "x": x, "y": y}
+    exec(text[text.index("from bacl_jax.objective import mmcl") :].partition("```")[0], made)
+    chex.assert_trees_all_close(made["value"], mmcl.loss(z @ w.T, mmcl.infonce(0.07)), rtol=1e-12)
+    chex.assert_trees_all_close(made["beta"], mmcl.beta_weights(z @ w.T, mmcl.infonce(0.07)), rtol=1e-12)

@@ -15,7 +15,7 @@ from bacl_jax.config_objective import MMCLConfig, ObjectiveConfig
 from bacl_jax.mesh import make_mesh
 from bacl_jax.objective import mmcl
 from bacl_jax.objective.contrast import contrast
-from bacl_jax.objective.mmcl_term import form_of
+from bacl_jax.objective.mmcl_term import check, form_of
 from bacl_jax.objective.shards import Shards
 from bacl_jax.objective.similarity import Rows, positives
 from bacl_jax.objective.tile import Side, scatter
@@ -171,10 +171,11 @@ def test_a_row_without_negatives_has_a_constant_loss():
 def test_a_form_of_ones_own():
     module = types.ModuleType("a_form_of_mine")
     squared = lambda tau=2.0: mmcl.Form(phi=lambda a: a, psi=lambda u: jax.nn.relu(1 + u / tau) ** 2, eps=0, nu=1, mean=True)  # noqa: E731
-    vars(module).update(squared=squared, seven=lambda: 7, number=3)
+    vars(module).update(squared=squared, seven=lambda: 7, number=3, any_option=lambda **options: squared(**options))
     sys.modules["a_form_of_mine"] = module
     config, sides = objective("a_form_of_mine:squared", "ring", tau=3.0), problem()
     assert_same(computed(config, shards(), sides), graded(functools.partial(by_hand, squared(3.0)), sides))
+    assert form_of(MMCLConfig(form="a_form_of_mine:any_option", tau=3.0)).psi(2.0) == squared(3.0).psi(2.0)
     for name, said in (("seven", "gives int"), ("number", "is no function"), ("none", "has no attribute 'none'")):
         with pytest.raises(ConfigError, match=said):
             form_of(MMCLConfig(form=f"a_form_of_mine:{name}"))
@@ -183,16 +184,46 @@ def test_a_form_of_ones_own():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"form": "gse"}, "form = 'gse': must be one of infonce, linear, .*, or module:function"),
+        ({"form": "gse"}, "form = 'gse': must be one of infonce, linear, softplus, hinge, gce, ramp, or module:function"),
+        ({"form": ".x:y"}, r"form = '\.x:y': must be one of .* of your own \(TypeError: the 'package' argument"),
+        ({"form": "math:sqrt"}, r"math:sqrt\(\) raised TypeError: math.sqrt\(\) takes exactly one argument"),
+        ({"form": "math:sqrt", "tau": 2.0}, "the form math:sqrt takes no tau"),
+        ({"form": "builtins:dict", "tau": 2.0}, "gives dict, must give"),
+        ({"form": "broken_form:form"}, r"of your own \(SyntaxError: '\(' was never closed"),
+        ({"form": "raising_form:form"}, r"raising_form:form\(\) raised RuntimeError: two lines; it must return"),
         ({"form": "no_such.module:form"}, "No module named 'no_such'"),
         ({"form": "linear", "tau": 2.0}, "mmcl.tau = 2.0: the form linear takes no tau"),
         ({"form": "sigmoid"}, "take objective.kind = sigmoid"),
     ],
 )
-def test_a_form_that_cannot_be_made_is_one_clear_line(options, said):
+def test_a_form_that_cannot_be_made_is_one_clear_line(options, said, tmp_path, monkeypatch):
+    (tmp_path / "broken_form.py").write_text("def form(")
+    (tmp_path / "raising_form.py").write_text("def form():\n    raise RuntimeError('two\\nlines')\n")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=said) as raised:
         form_of(MMCLConfig(**options))
     assert "\n" not in str(raised.value)
+
+
+def test_a_form_that_overflows_at_the_largest_scale_is_refused():
+    sys.modules["another_form_of_mine"] = module = types.ModuleType("another_form_of_mine")
+    vars(module).update(form=lambda: mmcl.Form(phi=jnp.log1p, psi=jnp.exp, eps=1, nu=1))
+    own = MMCLConfig(form="another_form_of_mine:form")
+    check(dataclasses.replace(MASK, kind="mmcl", max_scale=40.0, mmcl=own))
+    with pytest.raises(ConfigError, match=r"not finite where a pair's logit is -60 and a negative's 60, as .*max_scale = 60"):
+        check(dataclasses.replace(MASK, kind="mmcl", max_scale=60.0, mmcl=own))
+    for form in FORMS:
+        check(objective(form))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_beta_weights_are_those_of_the_trainers_loss(form):
+    """Rows of one caption or one picture are no negatives of each other."""
+    config, (rows, columns, drawn) = objective(form), problem(k=0, e=0)
+    (by_row, by_column, _, _) = computed(config, shards(), (rows, columns, drawn))[1]
+    z, w = np.asarray(rows.x), np.asarray(columns.x)
+    beta = np.asarray(mmcl.beta_weights(7 * rows.x @ columns.x.T, form_of(config.mmcl), ~positives(rows, columns)))
+    assert_same((by_row, by_column), (-7 / B * beta @ w, -7 / B * beta.T @ z))
 
 
 def test_options_reach_the_form():

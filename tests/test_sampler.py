@@ -149,5 +149,14 @@ def test_shares_are_whole_rows(weights, counts):
 
 
 def test_a_share_without_a_row_is_refused():
-    with pytest.raises(ConfigError, match=r"b has a share of 0.001, no row in a batch of 64; raise its weight or train.batch_size"):
+    with pytest.raises(ConfigError, match=r"b has a share of 0.001, no row in a batch of 64; raise its weight or raise train.batch_size"):
         share_out([999.0, 1.0], 64, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("share", "said"), [(0.05, "pictures has a share of 0.05, .* raise it"), (0.9, "pairs has a share of 0.1, .* lower it")]
+)
+def test_an_unpaired_share_without_a_row_is_named(share, said):
+    parts = [Part("pairs", 100, 1 - share), Part("pictures", 100, share), Part("captions", 100, share, beside=True)]
+    with pytest.raises(ConfigError, match=rf"^config.data.unpaired_share = {share}: {said} or raise train.batch_size"):
+        Sampler(0, 4, parts, DataConfig(unpaired_share=share))

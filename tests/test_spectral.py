@@ -13,6 +13,7 @@ import tiny
 
 from bacl_jax import paths
 from bacl_jax.config import ConfigError, DataConfig, MeshConfig, OptimConfig, SpectralConfig, VisionConfig, from_config_dict, to_dict
+from bacl_jax.config_objective import MMCLConfig
 from bacl_jax.data import Tokenizer, batches, synthetic
 from bacl_jax.data.source import hash_ids
 from bacl_jax.mesh import make_mesh
@@ -152,11 +153,33 @@ def test_a_round_has_the_weights_of_infonce_and_no_false_negatives(monkeypatch):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def config(mesh=None, frozen=TRUNKS, **fields):
-    """InfoNCE of 16 pairs; a ViT and a transformer of one block each."""
+@pytest.mark.parametrize(("n", "sizes"), [(7, (4, 3)), (11, (4, 4, 3)), (9, (3, 3, 3)), (5, (3, 2))])
+def test_the_linear_form_in_groups_of_any_batch(monkeypatch, n, sizes):
+    """Against numpy: the mean over i of (x_i - x_j)(y_i - y_j)^T / 2 over the negatives j; rows 0 and 1 are none of each other."""
+    monkeypatch.setattr(spectral, "GROUP", 4)
+    x, y = features(n)
+    heads, means = tuple(side.head for side in two_sides(x, y, 0.1)[0]), (x.mean(0), y.mean(0))
+    found = spectral.weighted(heads, *jax.tree.map(jnp.asarray, (means, x, y)), batch_of(list("aacdefghijk")[:n]), mmcl.linear(), 7.0)
+    a, b = (
+        (c - mean) / np.linalg.norm(c @ head["kernel"], axis=1, keepdims=True) for c, mean, head in zip((x, y), means, heads, strict=True)
+    )
+    expected, first = np.zeros((F, G)), 0
+    for size in sizes:
+        for i, j in itertools.permutations(range(first, first + size), 2):
+            if {i, j} != {0, 1}:
+                expected += np.outer(a[i] - a[j], b[i] - b[j]) / 2 / (size - 1) / n
+        first += size
+    assert first == n
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def config(mesh=None, frozen=TRUNKS, mmcl_form=None, **fields):
+    """InfoNCE, or a form of MMCL's loss, of 16 pairs; a ViT and a transformer of one block each."""
     base = tiny.plain(groups=16)
+    objective = base.objective if mmcl_form is None else dataclasses.replace(base.objective, kind="mmcl", same_id="mask", mmcl=mmcl_form)
     return dataclasses.replace(
         base,
+        objective=objective,
         data=DataConfig(image_size=16, context_length=8, threads=1, prefetch=1, **STILL),
         model=dataclasses.replace(base.model, image=VisionConfig(kind="vit", width=16, depth=1, heads=2, patch=4)),
         optim=OptimConfig(frozen=frozen, warmup_steps=0, ema_decay=0.9, spectral=SpectralConfig(enabled=True, **fields)),
@@ -175,8 +198,8 @@ def tokenizer():
 
 
 @functools.cache
-def trainer(rounds, *, stored=False, mesh=None):
-    c = config(mesh, rounds=rounds)
+def trainer(rounds, *, stored=False, mesh=None, mmcl_form=None):
+    c = config(mesh, mmcl_form=mmcl_form, rounds=rounds)
     towers = dict.fromkeys(("image", "text") if stored else (), "float32")
     return build(c, tokenizer().vocab_size, tiny.one_device() if mesh is None else make_mesh(mesh), towers)
 
@@ -218,15 +241,16 @@ def test_it_is_what_numpy_makes_of_all_features(capsys):
     np.testing.assert_array_equal(product(t.eval_params(state)), product(state.params))  # the average begins there, too
 
 
-def test_a_power_step_adds_the_cross_covariance_with_the_losss_weights():
+@pytest.mark.parametrize("form", [None, MMCLConfig(form="ramp", tau=2.0)])
+def test_a_power_step_adds_the_cross_covariance_with_the_losss_weights(form):
     """Those of `weighted`, under the heads of the first pass, over all batches; and it changes the heads."""
-    t = trainer(1)
+    t, losss = trainer(1, mmcl_form=form), mmcl.infonce() if form is None else mmcl.ramp(2.0)
     fresh = t.init(0)
     (x, y), sides, each = of_all_features(t, fresh)
     first = spectral.in_coordinates(centred(x).T @ centred(y), *sides)
     image, text, _ = spectral.solve(first, *sides)
     means, scale = (x.mean(0), y.mean(0)), t.config.objective.init_scale
-    weigh = jax.jit(functools.partial(spectral.weighted, form=mmcl.infonce(), scale=scale))
+    weigh = jax.jit(functools.partial(spectral.weighted, form=losss, scale=scale))
     cross = sum(np.asarray(weigh((image, text), means, *pair, batch), float) for pair, batch in each)
     second = spectral.solve(first + spectral.in_coordinates(cross, *sides), *sides)[:2]
     without, expected = (

@@ -1,5 +1,6 @@
 """The linear theory's parts: the model and its moments, subspaces, descent, the filter, detection of partners; and the door."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,11 +10,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
+from absl.testing import flagsaver
 
 from bacl_jax.objective import mmcl
 from bacl_jax.theory import descent, drawing, figures, linear, partners, rates, recovery, spiked, unpaired
-from bacl_jax.theory.experiment import Experiment
+from bacl_jax.theory.experiment import Experiment, Result
+from launch import theory
 
 ROOT = Path(__file__).parents[1]
 NORMAL = np.random.default_rng(0).normal
@@ -178,6 +182,46 @@ def test_the_door_writes_a_picture_a_table_and_the_metrics(tmp_path):
     wrong = run("--figure=gradient_identity,none", f"--out={tmp_path}")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "descent" in wrong.stderr
+
+
+def failed(*arguments):
+    done = run(*arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    return done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    assert failed("--figure=gradient_identity", f"--out={tmp_path}/file").startswith(f"error: --out={tmp_path}/file: File exists; name")
+    (tmp_path / "theory.json").write_text("{")
+    assert "theory.json there cannot be read" in failed("--figure=gradient_identity", f"--out={tmp_path}")
+
+
+def test_metrics_are_merged_and_parts_of_dead_processes_swept_away(tmp_path):
+    figures.save_metrics({"a": 1.0, "b": 2.0}, tmp_path)
+    figures.save_metrics({"b": 3.0}, tmp_path)
+    assert json.loads((tmp_path / "theory.json").read_text()) == {"a": 1.0, "b": 3.0}
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = [tmp_path / f".{pid}-descent.png" for pid in (dead.pid, os.getpid())]
+    for path in (*left, tmp_path / ".hidden"):
+        path.touch()
+    figures.sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {left[1].name, ".hidden", "theory.json"}
+
+
+def test_theory_json_is_written_after_each_figure(tmp_path, monkeypatch):
+    """The second experiment is killed: the first one's numbers are there. `all` beside a name is all."""
+
+    def stopped(tick):
+        raise KeyboardInterrupt
+
+    result = Result(pd.DataFrame({"x": [1.0]}), {"first": 1.0}, "")
+    one = Experiment("one", "", lambda tick: result, lambda result, figure: None)
+    monkeypatch.setattr(figures, "EXPERIMENTS", {"one": one, "two": dataclasses.replace(one, name="two", run=stopped)})
+    with flagsaver.flagsaver((theory.FIGURE, ["all", "two"]), (theory.OUT, str(tmp_path))), pytest.raises(KeyboardInterrupt):
+        theory.main()
+    assert json.loads((tmp_path / "theory.json").read_text()) == {"first": 1.0}
 
 
 def test_experiments_have_names_and_claims():

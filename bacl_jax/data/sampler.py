@@ -26,7 +26,7 @@ class Sampler:
     def __init__(self, seed: int, batch_size: int, parts: Sequence[Part], config: DataConfig):
         self._seed, self.parts = seed, tuple(parts)
         first = [part for part in parts if not part.beside]
-        counts = iter(share_out([part.weight for part in first], batch_size, [part.name for part in first]))
+        counts = iter(share_out([part.weight for part in first], batch_size, [part.name for part in first], config.unpaired_share))
         found: list[int] = []
         for part in parts:
             found.append(found[-1] if part.beside else next(counts))
@@ -78,19 +78,23 @@ class Sampler:
         return {part.name: step * count / part.rows for part, count in zip(self.parts, self.counts, strict=True)}
 
 
-def share_out(weights: Sequence[float], batch_size: int, names: Sequence[str]) -> tuple[int, ...]:
+def share_out(weights: Sequence[float], batch_size: int, names: Sequence[str], unpaired_share: float = 0.0) -> tuple[int, ...]:
     """Rows of each batch that each source gives: in proportion to its weight, rounded by largest remainders.
 
-    Raises ConfigError for a source that gives none.
+    unpaired_share: above 0, the field that the weights come from: of pairs, then of rows that are none. Raises ConfigError for a source
+    that gives none.
     """
     exact = np.array(weights, np.float64) * batch_size / sum(weights)
     counts = np.floor(exact).astype(int)
     for number in np.argsort(counts - exact, kind="stable")[: batch_size - counts.sum()]:
         counts[number] += 1
     for number in np.flatnonzero(counts == 0).tolist():
+        field, change = "config.data.sources", "raise its weight"
+        if unpaired_share:
+            field, change = f"config.data.unpaired_share = {unpaired_share}", "raise it" if number else "lower it"
         raise ConfigError(
-            f"config.data.sources: {names[number]} has a share of {exact[number] / batch_size:.2g}, no row in a batch of {batch_size}; "
-            "raise its weight or train.batch_size"
+            f"{field}: {names[number]} has a share of {exact[number] / batch_size:.2g}, no row in a batch of {batch_size}; "
+            f"{change} or raise train.batch_size"
         )
     return tuple(counts.tolist())
 

@@ -16,7 +16,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+from bacl_jax.objective.similarity import MASKED
 
 Scalar = Callable[[Array], Array]  # of a number; used on every entry of an array
 
@@ -101,38 +103,42 @@ def slope(function: Scalar, x: Array) -> Array:
     return each(jax.grad(function), x)
 
 
-def _one_side(s: Float[Array, "n n"], form: Form) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    """(phi(A_i), a_ij with zeros on the diagonal) of the rows."""
+def _one_side(s: Float[Array, "n n"], form: Form, counts: Bool[Array, "n n"] | None) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """(phi(A_i), a_ij, 0 on the diagonal and where j does not count) of the rows."""
     n = s.shape[0]
-    off = ~jnp.eye(n, dtype=bool)
+    off = ~jnp.eye(n, dtype=bool) if counts is None else counts & ~jnp.eye(n, dtype=bool)
     u = jnp.where(off, s - form.nu * jnp.diagonal(s)[:, None], 0)
     psi, share = each(form.psi, u), n - 1 if form.mean else 1
     zero = form.psi(jnp.zeros((), s.dtype))
     if form.log_space:
-        first = jnp.where(form.eps > 0, zero + jnp.log(jnp.where(form.eps > 0, form.eps, 1)), -jnp.inf)
-        terms = jnp.where(off, psi - jnp.log(jnp.asarray(share, s.dtype)), -jnp.inf)
+        first = jnp.where(form.eps > 0, zero + jnp.log(jnp.where(form.eps > 0, form.eps, 1)), MASKED)
+        terms = jnp.where(off, psi - jnp.log(jnp.asarray(share, s.dtype)), MASKED)
         total = jnp.logaddexp(first, jax.nn.logsumexp(terms, axis=1))
-        weight = jnp.exp(terms - total[:, None]) * slope(form.psi, u)
+        total = jnp.where(total > MASKED / 2, total, 0)  # a row without any entry: phi(0), a constant
+        weight = jnp.where(off, jnp.exp(terms - total[:, None]) * slope(form.psi, u), 0)
     else:
         total = form.eps * zero + jnp.where(off, psi, 0).sum(1) / share
         weight = jnp.where(off, slope(form.psi, u), 0) / share
     return each(form.phi, total), slope(form.phi, total)[:, None] * weight
 
 
-def loss(s: Float[Array, "n n"], form: Form) -> Float[Array, ""]:
-    """Eq. 2.1 of the similarities of n pairs, without the regulariser. O(n^2) memory; in the trainer, contrast.py computes it in tiles."""
-    value = _one_side(s, form)[0] + _one_side(s.T, form)[0]
+def loss(s: Float[Array, "n n"], form: Form, counts: Bool[Array, "n n"] | None = None) -> Float[Array, ""]:
+    """Eq. 2.1 of the similarities of n pairs, without the regulariser. O(n^2) memory; in the trainer, contrast.py computes it in tiles.
+
+    counts: which j are negatives of i; None: all others. A mean is over n - 1 whatever counts, as in the trainer.
+    """
+    value = _one_side(s, form, counts)[0] + _one_side(s.T, form, None if counts is None else counts.T)[0]
     if form.attraction is not None:
         value += 2 * each(form.attraction, jnp.diagonal(s))
     return value.mean() / 2
 
 
-def beta_weights(s: Float[Array, "n n"], form: Form) -> Float[Array, "n n"]:
-    """beta: beta_i on the diagonal, -beta_ij elsewhere; dL/ds = -beta / n, whatever made s. O(n^2) memory.
+def beta_weights(s: Float[Array, "n n"], form: Form, counts: Bool[Array, "n n"] | None = None) -> Float[Array, "n n"]:
+    """beta: beta_i on the diagonal, -beta_ij elsewhere; dL/ds = -beta / n, whatever made s, with the `counts` of `loss`. O(n^2) memory.
 
     So S(beta) = x^T beta y / n (`cross_covariance`).
     """
-    a, b = _one_side(s, form)[1], _one_side(s.T, form)[1]
+    a, b = _one_side(s, form, counts)[1], _one_side(s.T, form, None if counts is None else counts.T)[1]
     pull = form.nu * (a + b).sum(1) / 2
     if form.attraction is not None:
         pull -= slope(form.attraction, jnp.diagonal(s))

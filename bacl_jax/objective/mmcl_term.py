@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bacl_jax.config_objective import MMCLConfig
-from bacl_jax.objective.mmcl import FORMS, Form, each, slope
+from bacl_jax.config_objective import MMCLConfig, ObjectiveConfig
+from bacl_jax.objective.mmcl import FORMS, Form, each, loss, slope
 from bacl_jax.objective.similarity import MASKED
 from bacl_jax.objective.tile import Side, Term, Tile
 from bacl_jax.settings import ConfigError
@@ -29,10 +29,14 @@ def form_of(config: MMCLConfig) -> Form:
     name, field = config.form, f"config.objective.mmcl.form = {config.form!r}"
     make = FORMS[name] if name in FORMS else _imported(name, field)
     options = {key: value for key in ("q", "margin", "tau") if (value := getattr(config, key)) is not None}
-    if unknown := set(options) - set(inspect.signature(make).parameters):
-        key = min(unknown)
-        raise ConfigError(f"config.objective.mmcl.{key} = {options[key]}: the form {name} takes no {key}; leave it None")
-    form = make(**options)
+    for key, value in options.items():
+        if not _takes(make, key):
+            raise ConfigError(f"config.objective.mmcl.{key} = {value}: the form {name} takes no {key}; leave it None")
+    try:
+        form = make(**options)
+    except Exception as error:  # the function is the user's, and may raise anything
+        call = f"{name}({', '.join(f'{key}={value}' for key, value in options.items())})"
+        raise ConfigError(f"{field}: {call} raised {_said(error)}; it must return a bacl_jax.objective.mmcl.Form") from error
     if not isinstance(form, Form):
         raise ConfigError(f"{field}: gives {type(form).__name__}, must give a bacl_jax.objective.mmcl.Form")
     if form.attraction is not None:
@@ -40,15 +44,44 @@ def form_of(config: MMCLConfig) -> Form:
     return dataclasses.replace(form, **{key: value for key in ("eps", "nu") if (value := getattr(config, key)) is not None})
 
 
+def _takes(function: Callable[..., Any], option: str) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # of a builtin that tells none; the call will tell
+        return True
+    return option in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+
+
 def _imported(name: str, field: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{field}: must be one of {', '.join(FORMS)}, or module:function of your own ({error})") from error
+    except Exception as error:  # importing runs the user's code, which may raise anything
+        named = ", ".join(form for form in FORMS if form != "sigmoid")
+        raise ConfigError(f"{field}: must be one of {named}, or module:function of your own ({_said(error)})") from error
     if not callable(found):
         raise ConfigError(f"{field}: {function} of {module} is no function")
     return found
+
+
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def check(objective: ObjectiveConfig) -> None:
+    """ConfigError where the form of kind = "mmcl" cannot be made, or loss or gradient of two pairs is not finite at the largest scale."""
+    if objective.kind != "mmcl":
+        return
+    form, scale = form_of(objective.mmcl), objective.max_scale
+    graded = jax.jit(jax.value_and_grad(lambda s: loss(s, form)))
+    for worst in (-scale, scale):  # each pair the least similar, or the most
+        found = graded(jnp.asarray([[worst, -worst], [-worst, worst]], jnp.float32))
+        if not all(bool(jnp.isfinite(leaf).all()) for leaf in found):
+            raise ConfigError(
+                f"config.objective.mmcl.form = {objective.mmcl.form!r}: loss or gradient is not finite where a pair's logit is {worst:g} "
+                f"and a negative's {-worst:g}, as objective.max_scale = {scale:g} allows; lower that, or take a form that is finite "
+                "(log_space = True where psi grows like an exponential)"
+            )
 
 
 def offset(rows: Side, columns: Side, scale: Float[Array, ""], form: Form) -> Float[Array, " B"]:

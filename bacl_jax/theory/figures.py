@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -24,6 +25,23 @@ def replace(path: Path, write: Callable[[Path], object]) -> Path:
     return part.replace(path)
 
 
+def sweep(out: Path) -> None:
+    """Removes the parts of files that processes of this machine which are no more have left."""
+    for path in out.glob(".*"):
+        if (part := re.fullmatch(r"\.(\d{1,9})-\w+\.(png|csv|json)", path.name)) and not _alive(int(part[1])):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
+
+
 def save(experiment: Experiment, result: Result, out: Path) -> list[Path]:
     """NAME.png and NAME.csv."""
     figure = Figure(SIZE, layout="constrained")
@@ -32,10 +50,14 @@ def save(experiment: Experiment, result: Result, out: Path) -> list[Path]:
     return [picture, replace(out / f"{experiment.name}.csv", lambda path: result.table.to_csv(path, index=False, float_format="%.6g"))]
 
 
-def save_metrics(results: Iterable[Result], out: Path) -> Path:
-    """theory.json: the metrics of these results, and no others."""
-    metrics = {name: float(value) for result in results for name, value in result.metrics.items()}
-    return replace(out / "theory.json", lambda path: path.write_text(json.dumps(metrics, indent=1) + "\n"))
+def save_metrics(metrics: Mapping[str, float], out: Path) -> Path:
+    """theory.json: these metrics, and of those that it had before the ones of other names. ValueError where it is no JSON object."""
+    target = out / "theory.json"
+    before = json.loads(target.read_text()) if target.exists() else {}
+    if not isinstance(before, dict):
+        raise ValueError(f"{target} holds no JSON object")
+    merged = before | {name: float(value) for name, value in metrics.items()}
+    return replace(target, lambda path: path.write_text(json.dumps(merged, indent=1) + "\n"))
 
 
 def summary(results: Mapping[str, Result]) -> Table:

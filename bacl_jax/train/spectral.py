@@ -5,7 +5,7 @@ G1^T G2 = SVD_r(S) / lambda, and a gradient step of a nonlinear one is a power s
 are what the frozen trunks pool, and G1 and G2 the heads:
 
     first pass   means and covariances of x and of y;  T = (C + ridge mean(diag C))^-1/2 of each side;  A = T_x^T C_xy T_y / |.|
-    each round   a pass for S(beta), beta the loss's weights (InfoNCE or sigmoid) under the present heads;  A += T_x^T S(beta) T_y / |.|
+    each round   a pass for S(beta), beta the weights of the loss under the present heads;  A += T_x^T S(beta) T_y / |.|
     after each   U, sigma, V = SVD(A);  heads T_x U sqrt(sigma), T_y V sqrt(sigma)
 
 The sum over rounds is what makes them converge: heads of S(beta) alone see only the pairs that the heads before them had wrong.
@@ -28,10 +28,13 @@ from jaxtyping import Array, Float
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bacl_jax.config import Config, ConfigError
+from bacl_jax.config_objective import ObjectiveConfig
 from bacl_jax.mesh import replicated, to_global, to_host
 from bacl_jax.models import Model
 from bacl_jax.objective import mmcl
-from bacl_jax.objective.similarity import MASKED, PRECISION, cosine, positives
+from bacl_jax.objective.mmcl_term import form_of
+from bacl_jax.objective.shards import cut
+from bacl_jax.objective.similarity import PRECISION, cosine, positives
 from bacl_jax.train.precompute import storable
 from bacl_jax.train.processes import compile_together
 from bacl_jax.train.state import TrainState
@@ -39,7 +42,7 @@ from bacl_jax.train.step import Trainer
 from bacl_jax.types import Batch, pytree
 
 TOWERS = ("image", "text")
-GROUP = 1024  # rows at most whose similarities are compared with each other
+GROUP = 1024  # rows at most, of a batch, whose similarities are compared with each other
 RANK = 1e-5  # singular values below this share of the first are what rounding left
 Head = dict[str, np.ndarray]  # kernel [F, D] and, where there is one, bias [D]
 Batches = Callable[[], Iterator[tuple[int, Batch]]]  # the training batches from step 0 on: (step, this host's rows)
@@ -186,19 +189,31 @@ def weighted(
 ) -> Float[Array, "F G"]:
     """S(beta) of a batch, beta of its cosines under the heads times `scale`, in groups of rows that see each other; memory n GROUP.
 
-    Rows of one caption or one anchor are no negatives of each other.
+    The groups are as few as GROUP allows, and none has two rows more than another. Rows of one caption or one anchor are no negatives
+    of each other.
     """
-    n = x.shape[0]
-    size = n if n <= GROUP else math.gcd(n, GROUP)
-    rows = Rows(x, y, batch.caption_id, batch.anchor_id)
+    n, rows = x.shape[0], Rows(x, y, batch.caption_id, batch.anchor_id)
+    size, larger = divmod(n, -(-n // GROUP))  # so many groups have a row more
 
     def one(group: Rows) -> Array:
         (z, x), (w, y) = embedded(heads[0], means[0], group.x), embedded(heads[1], means[1], group.y)
-        other = positives(group, group) & ~jnp.eye(size, dtype=bool)
-        beta = mmcl.beta_weights(jnp.where(other, MASKED, scale * cosine(z, w)), form)
+        beta = mmcl.beta_weights(scale * cosine(z, w), form, ~positives(group, group))
         return jnp.matmul(x.T, jnp.matmul(beta, y, precision=PRECISION), precision=PRECISION)
 
-    return jax.vmap(one)(jax.tree.map(lambda a: a.reshape(n // size, size, -1), rows)).sum(0) / n
+    edge = larger * (size + 1)
+    parts = [(jax.tree.map(lambda a: a[:edge], rows), size + 1), (jax.tree.map(lambda a: a[edge:], rows), size)]
+    total = jnp.zeros((x.shape[1], y.shape[1]))
+    for part, each in parts:
+        if len(part.x):
+            total += jax.vmap(one)(cut(part, each)).sum(0)
+    return total / n
+
+
+def form_of_loss(objective: ObjectiveConfig, params: Any) -> mmcl.Form:
+    """The form of MMCL's loss that the objective is. ConfigError where it names one that cannot be made."""
+    if objective.kind == "mmcl":
+        return form_of(objective.mmcl)
+    return mmcl.sigmoid(float(to_host(params["bias"]))) if objective.kind == "sigmoid" else mmcl.infonce()
 
 
 class _Passes:
@@ -244,7 +259,7 @@ def warm_start(trainer: Trainer, state: TrainState, batches: Batches, rows: int)
         params = trainer.eval_params(state)
         heads = [jax.tree.map(np.asarray, to_host(params["towers"][tower]["head"])) for tower in TOWERS]
         scale = math.exp(to_host(params["log_scale"]))
-        form = mmcl.sigmoid(float(to_host(params["bias"]))) if config.objective.kind == "sigmoid" else mmcl.infonce()
+        form = form_of_loss(config.objective, params)
 
         def add_moments(moments: Moments, batch: Batch, params: Any) -> Moments:
             return add(moments, *pooled(model, params, batch))
