@@ -10,15 +10,14 @@
 Exit codes: 0 done, 2 bad usage, else a crash.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from bacl_jax.config import ConfigError
 from bacl_jax.theory import figures
-from bacl_jax.theory.experiment import Result
 from launch import command
 
 FIGURE = flags.DEFINE_list("figure", ["all"], "Which experiments.")
@@ -39,28 +38,19 @@ def opened(folder: str) -> Path:
     return out
 
 
-def main() -> None:
-    names = list(figures.EXPERIMENTS) if "all" in FIGURE.value else list(dict.fromkeys(FIGURE.value))
-    for name in FIGURE.value:
+def chosen(names: Sequence[str]) -> list[str]:
+    """The experiments of these names, each once; `all` among them is all. ConfigError where there is none or one is unknown."""
+    for name in names:
         if name not in ("all", *figures.EXPERIMENTS):
             raise ConfigError(f"--figure={name}: no such experiment; there are all, {', '.join(figures.EXPERIMENTS)}")
     if not names:
         raise ConfigError(f"--figure is empty; there are all, {', '.join(figures.EXPERIMENTS)}")
-    out = opened(OUT.value)
-    results: dict[str, Result] = {}
-    paths: list[Path] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as progress:
-        bar = progress.add_task("", total=len(names))
-        for name in names:
-            experiment = figures.EXPERIMENTS[name]
-            progress.update(bar, description=name)
-            results[name] = experiment.run(lambda share: progress.advance(bar, share))
-            paths += figures.save(experiment, results[name], out)
-            figures.save_metrics(results[name].metrics, out)
-    paths.append(out / "theory.json")
-    console = Console()
-    console.print(figures.summary(results))
+    return list(figures.EXPERIMENTS) if "all" in names else list(dict.fromkeys(names))
+
+
+def main() -> None:
+    results, paths = figures.make(chosen(FIGURE.value), opened(OUT.value))
+    Console().print(figures.summary(results))
     for path in paths:
         print(path)
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from absl.testing import flagsaver
 
+from bacl_jax.config import ConfigError
 from bacl_jax.objective import mmcl
 from bacl_jax.theory import descent, drawing, figures, linear, partners, rates, recovery, spiked, unpaired
 from bacl_jax.theory.experiment import Experiment, Result
@@ -184,17 +184,14 @@ def test_the_door_writes_a_picture_a_table_and_the_metrics(tmp_path):
     assert "descent" in wrong.stderr
 
 
-def failed(*arguments):
-    done = run(*arguments)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    return done.stderr
-
-
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    assert failed("--figure=gradient_identity", f"--out={tmp_path}/file").startswith(f"error: --out={tmp_path}/file: File exists; name")
+    for inside in ("file", "file/folder"):
+        with pytest.raises(ConfigError, match=rf"^--out={tmp_path}/{inside}: (File exists|Not a directory); name a folder"):
+            theory.opened(f"{tmp_path}/{inside}")
     (tmp_path / "theory.json").write_text("{")
-    assert "theory.json there cannot be read" in failed("--figure=gradient_identity", f"--out={tmp_path}")
+    with pytest.raises(ConfigError, match=r"theory\.json there cannot be read"):
+        theory.opened(str(tmp_path))
 
 
 def test_metrics_are_merged_and_parts_of_dead_processes_swept_away(tmp_path):
@@ -211,7 +208,7 @@ def test_metrics_are_merged_and_parts_of_dead_processes_swept_away(tmp_path):
 
 
 def test_theory_json_is_written_after_each_figure(tmp_path, monkeypatch):
-    """The second experiment is killed: the first one's numbers are there. `all` beside a name is all."""
+    """The second experiment is stopped: the first one's numbers are there."""
 
     def stopped(tick):
         raise KeyboardInterrupt
@@ -219,9 +216,17 @@ def test_theory_json_is_written_after_each_figure(tmp_path, monkeypatch):
     result = Result(pd.DataFrame({"x": [1.0]}), {"first": 1.0}, "")
     one = Experiment("one", "", lambda tick: result, lambda result, figure: None)
     monkeypatch.setattr(figures, "EXPERIMENTS", {"one": one, "two": dataclasses.replace(one, name="two", run=stopped)})
-    with flagsaver.flagsaver((theory.FIGURE, ["all", "two"]), (theory.OUT, str(tmp_path))), pytest.raises(KeyboardInterrupt):
-        theory.main()
+    with pytest.raises(KeyboardInterrupt):
+        figures.make(["one", "two"], tmp_path)
     assert json.loads((tmp_path / "theory.json").read_text()) == {"first": 1.0}
+
+
+def test_all_beside_a_name_is_all():
+    assert theory.chosen(["all", "unpaired"]) == theory.chosen(["all"]) == list(figures.EXPERIMENTS)
+    assert theory.chosen(["unpaired", "descent", "unpaired"]) == ["unpaired", "descent"]
+    for names, said in ((["all", "none"], "--figure=none: no such"), ([], "--figure is empty")):
+        with pytest.raises(ConfigError, match=said):
+            theory.chosen(names)
 
 
 def test_experiments_have_names_and_claims():

@@ -3,11 +3,12 @@
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bacl_jax.theory import bacl_index, bacl_margin, descent, partners, rates, recovery
@@ -40,6 +41,22 @@ def _alive(process: int) -> bool:
     except PermissionError:  # it is another user's
         return True
     return True
+
+
+def make(names: Sequence[str], out: Path) -> tuple[dict[str, Result], list[Path]]:
+    """Runs the experiments one by one: (results by name, files). What one has found is written before the next begins."""
+    results: dict[str, Result] = {}
+    paths: list[Path] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as progress:
+        bar = progress.add_task("", total=len(names))
+        for name in names:
+            experiment = EXPERIMENTS[name]
+            progress.update(bar, description=name)
+            results[name] = experiment.run(lambda share: progress.advance(bar, share))
+            paths += save(experiment, results[name], out)
+            save_metrics(results[name].metrics, out)
+    return results, [*paths, out / "theory.json"]
 
 
 def save(experiment: Experiment, result: Result, out: Path) -> list[Path]:
