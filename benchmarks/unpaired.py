@@ -73,8 +73,8 @@ def detection(row: dict[str, Any], workdir: Path) -> dict[str, float]:
         return {f"unpaired_{name}": 100 * float(value) for name, value in shares.items()}
     lines = [json.loads(line) for line in (workdir / name_of(variant, seed) / "metrics.jsonl").read_text().splitlines()]
     late = [line for line in lines if line["progress"] > LATE]
-    names = [name for name in late[0] if name.startswith("unpaired_")]
-    return {name: 100 * statistics.mean(line[name] for line in late if line[name] is not None) for name in names}
+    values = {name: [line[name] for line in late if line[name] is not None] for name in late[0] if name.startswith("unpaired_")}
+    return {name: 100 * statistics.mean(found) for name, found in values.items() if found}
 
 
 def table(runs: pd.DataFrame) -> str:

@@ -99,14 +99,14 @@ def key_of(state):
 
 def test_value_and_gradient_are_the_train_steps(trainer, state, ours):
     batch = jax.tree.map(jnp.asarray, tiny.batch(0))
-    (expected, (theirs, pairs)), grads = jax.jit(jax.value_and_grad(trainer._loss, has_aux=True))(state.params, state, batch)
+    (expected, (theirs, rows)), grads = jax.jit(jax.value_and_grad(trainer._loss, has_aux=True))(state.params, state, batch)
     (total, (bank, metrics)), (found, nudge) = ours((state.params, no_nudge()), state.bank, batch, key_of(state), progress(7, 20))
     chex.assert_trees_all_close(total, expected, rtol=1e-6)
     chex.assert_trees_all_close(metrics, theirs, rtol=2e-6, atol=2e-6)
     chex.assert_trees_all_close(found, grads, rtol=1e-4, atol=2e-6)
     assert all(float(jnp.abs(nudge[name]).max()) > 1e-4 for name in ("z", "w"))
     assert all(float(jnp.abs(nudge[name]).max()) == 0 for name in ("X", "Y"))  # cla.into_towers is off
-    kept = memory.push(state.bank, write=jnp.bool_(True), index=jnp.zeros(16, jnp.int32), **pairs.to_keep())
+    kept = memory.push(state.bank, write=jnp.bool_(True), index=jnp.zeros(16, jnp.int32), **rows)
     chex.assert_trees_all_close(bank, kept, atol=1e-6)
 
 

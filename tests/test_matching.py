@@ -14,6 +14,7 @@ from PIL import Image
 
 from bacl_jax import data
 from bacl_jax.config import ConfigError, DataConfig, OptimConfig
+from bacl_jax.data.source import DataError
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.eval import found_pairs, matching
 from bacl_jax.train.checkpoint import Checkpoints, Position, claim_workdir
@@ -134,3 +135,13 @@ def test_rows_that_lack_only_one_of_both_find_nothing(folder):
     settings = DataConfig(kind="manifest", path=str(folder / "mixed.csv"), **COLUMNS)
     with pytest.raises(ConfigError, match="5 training rows lack a caption and 0 an image"):
         found_pairs.find([folder / "run0"], settings, share=0.5, tau=0.1)
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_or_ends_it(folder):
+    (folder / "5.png").write_bytes(b"no picture")
+    settings = DataConfig(kind="manifest", path=str(folder / "mixed.csv"), on_error="skip", **COLUMNS)
+    found = found_pairs.find([folder / "run0"], settings, share=1.0, tau=0.1)
+    assert found.pictures == 4
+    assert sorted(Path(row.path).name for row in found.found) == ["4.png", "6.png", "7.png", "8.png"]
+    with pytest.raises(DataError, match=r"5\.png"):
+        found_pairs.find([folder / "run0"], dataclasses.replace(settings, on_error="raise"), share=1.0, tau=0.1)

@@ -189,7 +189,7 @@ def test_a_probable_pair_weighs_what_it_is_likely_to_be():
     config = tiny.unpaired()
     settings = dataclasses.replace(config.objective.unpaired, weight=1.5)
     t = build(config, tiny.VOCABULARY, tiny.one_device())
-    state, batch = t.init(3), tiny.batch(0, paired=8)
+    state, batch = t.init(3), jax.tree.map(jnp.asarray, tiny.batch(0, paired=8))
     pairs, kept, _ = jax.jit(lambda *args: encode_with_partners(t.model, *args, settings))(
         state.params, batch, state.bank, jnp.float32(0.5)
     )

@@ -181,3 +181,13 @@ def test_features_are_not_stored_of_such_rows(tmp_path):
     config = dataclasses.replace(tiny.plain(), data=written(tmp_path))
     with pytest.raises(ConfigError, match="features are stored of complete pairs"):
         beginning.precompute(config, tmp_path / "out", "float32")
+
+
+def test_captions_alone_seek_no_picture(tmp_path):
+    plain = tiny.unpaired()
+    config = dataclasses.replace(plain, data=written(tmp_path, pictures=0))
+    with pytest.raises(ConfigError, match=r"objective\.unpaired\.enabled = True: every picture .* has a caption"):
+        beginning.read_data(config)
+    off = dataclasses.replace(plain.objective.unpaired, enabled=False)
+    dataset = beginning.read_data(dataclasses.replace(config, objective=dataclasses.replace(plain.objective, unpaired=off)))
+    assert len(dataset.train) == PAIRS + CAPTIONS

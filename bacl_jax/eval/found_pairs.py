@@ -11,6 +11,7 @@ import numpy as np
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import manifest
+from bacl_jax.data.source import DataError
 from bacl_jax.eval.encoder import Encoder, Shown
 from bacl_jax.eval.matching import Assignment, assign, joined
 from bacl_jax.eval.restore import restore
@@ -20,7 +21,8 @@ from bacl_jax.eval.restore import restore
 class Found:
     """pairs: the complete rows of the manifest. found: those made of its pictures alone, the surest first, and the `confidence` of each.
 
-    pictures, captions: rows for training that lack the other. right: how many of `found` have their true caption; None where none is known.
+    pictures, captions: rows for training that lack the other, and can be read. right: how many of `found` have their true caption; None
+    where none is known.
     """
 
     pairs: list[manifest.Pair]
@@ -52,20 +54,25 @@ def find(workdirs: Sequence[str | os.PathLike[str]], data: DataConfig, *, share:
         )
     folder, texts, z, w = Path(os.path.abspath(str(data.path))).parent, list(captions), [], []
     shown = [Shown((os.path.relpath(str(row.path), folder),)) for row in alone]
+    unreadable: dict[int, DataError] = {}
     for workdir in workdirs:
         run = restore(workdir)
         encoder = Encoder(run.trainer, run.params, run.tokenizer, run.config, show_progress)
         pictures, errors = encoder.pictures(folder, shown)
-        for error in errors.values():
-            raise error
+        unreadable |= errors
+        if unreadable and (data.on_error == "raise" or len(unreadable) == len(alone)):
+            raise next(iter(unreadable.values()))
         z.append(pictures)
         w.append(encoder.texts(texts))
-    best = assign(joined(z), joined(w), np.array(list(captions.values())), tau=tau)
-    return _chosen(rows, alone, texts, best, max(1, round(share * len(alone))), captions.total())
+    good = [i for i in range(len(alone)) if i not in unreadable]
+    best = assign(joined(z)[good], joined(w), np.array(list(captions.values())), tau=tau)
+    return _chosen(rows, [alone[i] for i in good], texts, best, share, captions.total())
 
 
-def _chosen(rows: list[manifest.Pair], alone: list[manifest.Pair], texts: list[str], best: Assignment, kept: int, captions: int) -> Found:
-    surest = np.argsort(-best.confidence, kind="stable")[:kept]
+def _chosen(
+    rows: list[manifest.Pair], alone: list[manifest.Pair], texts: list[str], best: Assignment, share: float, captions: int
+) -> Found:
+    surest = np.argsort(-best.confidence, kind="stable")[: max(1, round(share * len(alone)))]
     found = [dataclasses.replace(alone[i], caption=texts[best.caption[i]]) for i in surest]
     known = any(row.truth for row in found)
     return Found(

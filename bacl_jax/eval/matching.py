@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-ITERATIONS = 50  # after 10 the confidences move by less than 0.01 (4,059 pictures, tau 0.05)
+ITERATIONS = 50  # confidences are then within 0.002 of their limit, after 10 within 0.1 (4,059 emoji pictures, tau 0.05)
 CHUNK = 512  # pictures whose scores exist at a time
 
 
@@ -38,7 +38,7 @@ def assign(
 ) -> Assignment:
     """The plan q_ij = exp(z_i . w_j / tau + a_i + b_j) whose rows sum to 1 and whose columns sum to N count_j / sum(count).
 
-    z, w: `joined` embeddings. count: rows of each caption, at least 1. Cost: O(iterations N M D) time, O(CHUNK M) memory.
+    z, w: `joined` embeddings. count: rows of each caption, at least 1. Cost: O(iterations N M D) time, O(CHUNK M) memory beside z and w.
     """
     chunks = -(-len(z) // CHUNK)
     rows = jnp.asarray(np.pad(z, ((0, chunks * CHUNK - len(z)), (0, 0))).reshape(chunks, CHUNK, -1))
@@ -63,7 +63,9 @@ def _plan(
         return jax.nn.logsumexp(jnp.where(part[1][:, None], s, -jnp.inf), axis=0)
 
     def iteration(b: Array, _: None) -> tuple[Array, None]:
-        add = lambda total, part: (jnp.logaddexp(total, column_masses(b, part)), None)  # noqa: E731
+        def add(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+            return jnp.logaddexp(total, column_masses(b, part)), None
+
         return target - jax.lax.scan(add, jnp.full(len(w), -jnp.inf), (rows, valid))[0], None
 
     def likeliest(part: Array) -> tuple[Array, Array]:

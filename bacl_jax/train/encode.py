@@ -61,18 +61,8 @@ def encode_with_partners(
     """
     assert batch.paired is not None
     text = batch.inputs["text"]
-    assert text.mask is not None
     anchor = encoded(lambda given: shards.by_batch(image_features(model, params, given)), batch.inputs["image"].values, shards)
-    own = encoded(lambda texts: shards.by_batch(text_features(model, params, *texts)), (text.values, text.mask), shards)
-    kept = {
-        "caption_id": batch.caption_id,
-        "anchor_id": batch.anchor_id,
-        "ids": text.values,
-        "mask": text.mask,
-        "paired": batch.paired,
-        "anchor": anchor.pooled,
-        "text": own.pooled,
-    }
+    kept = encode(model, params, batch, shards, anchor).to_keep()
     seen = push(bank, write=jnp.bool_(True), shards=shards, index=batch.index, **kept)
     partners = unpaired.find(anchor.pooled, batch.anchor_id, batch.paired, seen, progress, config=config, shards=shards)
     found = shards.fetch((seen.ids, seen.mask, seen.caption_id), partners.slot)
