@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, FieldReference
 
 from bacl_jax.config_eval import EvalConfig
 from bacl_jax.config_objective import ObjectiveConfig
+from bacl_jax.config_watch import WatchConfig
 from bacl_jax.rules import rules
 from bacl_jax.settings import (
     ConfigError,
@@ -95,6 +96,7 @@ class DataConfig:
     truth_column: str | None = None  # manifest: the caption that a row without one truly has, where known; for metrics alone
     validation_rows: NonNegative = 0  # sources without a split of their own: rows kept out of training, drawn by holdout_seed
     test_rows: NonNegative = 0  # the same for the test
+    train_rows: Positive | None = None  # training rows that are used, drawn by holdout_seed; a smaller number's are among them. None: all
     on_error: Literal["raise", "skip"] = changeable("raise")  # bad rows stop the run, or are counted, logged and, while training, replaced
     max_error_share: Share = changeable(0.01)  # on_error = skip: a larger share of bad rows among those read stops the run
     max_pixels: Positive = 89_478_485  # a larger image is refused as a decompression bomb
@@ -222,6 +224,7 @@ class Config:
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+    watch: WatchConfig = dataclasses.field(default_factory=WatchConfig)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -269,18 +272,27 @@ def from_config_dict(settings: ConfigDict | Mapping[str, Any]) -> Config:
 
     Raises ConfigError on an unknown key, a wrong type, a value out of range, and on fields that contradict each other.
     """
-    mapping = settings.to_dict() if isinstance(settings, ConfigDict) else settings
-    config = read(Config, mapping, "config")
-    _check_together(config)
+    config = unchecked(settings)
+    if found := contradictions(config):
+        raise found[0]
     return config
 
 
-def _check_together(config: Config) -> None:
-    """ConfigError for the first rule between fields that does not hold."""
-    values = flatten(config)
-    for holds, field, message in tuple(rules(config)):
-        if not holds:
-            raise ConfigError(f"config.{field} = {values[field]!r}: {message}; {how_to_set(f'config.{field}')}")
+def unchecked(settings: ConfigDict | Mapping[str, Any]) -> Config:
+    """The same where fields may contradict each other."""
+    return read(Config, settings.to_dict() if isinstance(settings, ConfigDict) else settings, "config")
+
+
+def contradictions(config: Config) -> list[ConfigError]:
+    """One for each rule between fields that does not hold; the last is the one that the others cannot be asked after."""
+    values, found = flatten(config), []
+    try:
+        for holds, field, message in rules(config):
+            if not holds:
+                found.append(ConfigError(f"config.{field} = {values[field]!r}: {message}; {how_to_set(f'config.{field}')}"))
+    except ConfigError as error:
+        found.append(error)
+    return found
 
 
 def changed_fields(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:

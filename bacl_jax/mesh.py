@@ -10,7 +10,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from bacl_jax.config import Config, ConfigError, MeshConfig
+from bacl_jax.config import MeshConfig
+from bacl_jax.rules import mesh_sizes
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -35,23 +36,9 @@ def compile_anew() -> None:
 
 
 def make_mesh(config: MeshConfig, on: Sequence[Any] | None = None) -> Mesh:
-    """A mesh over the devices `on` (None: all of all processes). mesh.data = -1 takes those that fsdp and tensor leave.
-
-    Raises ConfigError where the sizes do not multiply to the number of devices.
-    """
-    devices = jax.device_count() if on is None else len(on)
-    inner = config.fsdp * config.tensor
-    if inner < 1 or devices % inner:
-        raise ConfigError(
-            f"mesh.fsdp {config.fsdp} x mesh.tensor {config.tensor} = {inner} does not divide the {devices} devices: change one of them"
-        )
-    data = devices // inner if config.data == -1 else config.data
-    if data * inner != devices:
-        raise ConfigError(
-            f"mesh.data {config.data} x mesh.fsdp {config.fsdp} x mesh.tensor {config.tensor} = {data * inner}, "
-            f"but there are {devices} devices: set mesh.data to -1 or {devices // inner}"
-        )
-    return jax.make_mesh((data, config.fsdp, config.tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=on)
+    """A mesh over the devices `on` (None: all of all processes), see `bacl_jax.rules.mesh_sizes`."""
+    shape = mesh_sizes(config, jax.device_count() if on is None else len(on))
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=on)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -67,22 +54,6 @@ def spread(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
-
-
-def check_rows(mesh: Mesh, config: Config) -> None:
-    """Raises ConfigError unless batch and bank divide over the devices: the loss spreads them over all three axes."""
-    parts = config.train.micro_batches
-    groups = math.lcm(config.objective.groups, mesh.size * parts)
-    of = f"the {mesh.size} devices"
-    if groups != mesh.size:
-        of = f"{groups} (objective.groups {config.objective.groups}, {mesh.size} devices, train.micro_batches {parts})"
-    for name, size, by, what in (
-        ("train.batch_size", config.train.batch_size, groups, of),
-        ("objective.bank_size", config.objective.bank_size, mesh.size, f"the {mesh.size} devices"),
-    ):
-        if size % by:
-            lower = size // by * by
-            raise ConfigError(f"{name} {size} does not divide over {what}: use {f'{lower} or ' if lower else ''}{lower + by}")
 
 
 def process_blocks(mesh: Mesh) -> tuple[tuple[int, ...], int]:

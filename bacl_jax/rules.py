@@ -1,5 +1,6 @@
-"""What must hold between the fields of a config. `bacl_jax.config.from_config_dict` asks; the fields and their own ranges are there."""
+"""What must hold between the fields of a config, which `bacl_jax.config.from_config_dict` asks, and between them and the devices."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,11 @@ def _data_rules(config: Any) -> Iterator[Rule]:
         data.kind in ("emoji", "manifest", "mixture") or data.path is not None,
         "data.path",
         f"must name the files, or the data set, where data.kind is {data.kind}",
+    )
+    yield (
+        data.train_rows is None or (data.kind != "mixture" and data.unpaired_share == 0),
+        "data.train_rows",
+        "must be None where data.kind is mixture or data.unpaired_share is above 0: it is a number of pairs of one source",
     )
     if data.kind == "mixture" and not data.sources:
         raise ConfigError(
@@ -158,6 +164,7 @@ def _unpaired_rules(config: Any) -> Iterator[Rule]:
 
 def _train_rules(config: Any) -> Iterator[Rule]:
     train = config.train
+    yield config.mesh.data != 0, "mesh.data", "must be -1, the devices that remain, or at least 1"
     yield config.optim.warmup_steps < train.steps, "optim.warmup_steps", f"must be < train.steps = {train.steps}"
     yield (
         train.keep_best is None or "retrieval" in config.eval.tasks,
@@ -171,3 +178,38 @@ def _train_rules(config: Any) -> Iterator[Rule]:
         "must be 0 where objective.cla is not enabled or objective.cla.lambda_match is 0: no cross-modal head is trained then",
     )
     yield len(config.eval.probe.weights) > 0, "eval.probe.weights", "must name at least one weight of the L2 term"
+
+
+def mesh_sizes(mesh: Any, devices: int) -> tuple[int, int, int]:
+    """Devices along data, fsdp and tensor. mesh.data = -1 takes the devices that fsdp and tensor leave.
+
+    Raises ConfigError where the sizes do not multiply to the number of devices.
+    """
+    inner = mesh.fsdp * mesh.tensor
+    if inner < 1 or devices % inner:
+        raise ConfigError(
+            f"mesh.fsdp {mesh.fsdp} x mesh.tensor {mesh.tensor} = {inner} does not divide the {devices} devices: change one of them"
+        )
+    data = devices // inner if mesh.data == -1 else mesh.data
+    if data * inner != devices:
+        raise ConfigError(
+            f"mesh.data {mesh.data} x mesh.fsdp {mesh.fsdp} x mesh.tensor {mesh.tensor} = {data * inner}, "
+            f"but there are {devices} devices: set mesh.data to -1 or {devices // inner}"
+        )
+    return data, mesh.fsdp, mesh.tensor
+
+
+def check_divides(devices: int, config: Any) -> None:
+    """Raises ConfigError unless batch and bank divide over the devices: the loss spreads them over all three axes."""
+    parts = config.train.micro_batches
+    groups = math.lcm(config.objective.groups, devices * parts)
+    of = f"the {devices} devices"
+    if groups != devices:
+        of = f"{groups} (objective.groups {config.objective.groups}, {devices} devices, train.micro_batches {parts})"
+    for name, size, by, what in (
+        ("train.batch_size", config.train.batch_size, groups, of),
+        ("objective.bank_size", config.objective.bank_size, devices, f"the {devices} devices"),
+    ):
+        if size % by:
+            lower = size // by * by
+            raise ConfigError(f"{name} {size} does not divide over {what}: use {f'{lower} or ' if lower else ''}{lower + by}")

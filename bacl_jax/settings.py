@@ -10,7 +10,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 
@@ -19,6 +19,14 @@ class ConfigError(ValueError):
 
     The message is one line that names the field as on the command line, the value found, the allowed values and what to do.
     """
+
+
+class Problems(ConfigError):
+    """Several things that are wrong, each with a line of its own."""
+
+    def __init__(self, found: Iterable[Exception]):
+        self.lines = [str(one) for one in found]
+        super().__init__("; ".join(self.lines))
 
 
 @dataclasses.dataclass(frozen=True)

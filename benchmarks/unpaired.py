@@ -22,10 +22,10 @@ from absl import flags
 from bacl_jax.config import DataConfig
 from bacl_jax.eval import found_pairs
 from bacl_jax.eval.study import markdown, paired, select
-from bacl_jax.train.checkpoint import read_config
+from bacl_jax.train.workdir import read_config
 from benchmarks import unpaired_copy
 from configs.studies import unpaired as study
-from launch import command, compare_points, points
+from launch import command, compare_points, point_runs, points
 
 LATE = 0.8  # progress from which on precision and recall of the accepted captions are averaged
 
@@ -115,7 +115,7 @@ def main() -> None:
         points_of = lambda variant, seeds: [point(variant, seed, workdir) for seed in seeds]  # noqa: E731
         how = {"workers": flags.FLAGS.workers, "more": lambda row: detection(row, workdir)}
         first = points_of(study.FIRST, [base + seed for seed in study.SEEDS for base in study.FIRST_SEEDS])
-        points.run(first, workdir, workers=flags.FLAGS.workers, keep=lambda row: None)
+        point_runs.run(first, workdir, workers=flags.FLAGS.workers, keep=lambda row: None)
         for seed in study.SEEDS:
             find_captions(seed, workdir)
         wanted = [one for variant in study.VARIANTS for one in points_of(variant, study.SEEDS)]

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.train = train()
     config.mesh = mesh()
     config.eval = evaluation()
+    config.watch = watch()
     return config
 
 
@@ -45,6 +46,7 @@ def data() -> ConfigDict:
     data.truth_column = optional(None)  # manifest: column of the caption that a row without one truly has, for metrics alone; None: unknown
     data.validation_rows = 0  # sources without splits of their own: rows kept out of training for tuning, drawn by holdout_seed
     data.test_rows = 0  # the same for the reported table
+    data.train_rows = optional(None)  # training rows that are used, drawn by holdout_seed; a smaller number's are among them. None: all
     data.on_error = "raise"  # (c) bad rows stop the run (raise), or are left out, counted, logged and, while training, replaced (skip)
     data.max_error_share = 0.01  # (c) on_error = skip: a larger share of bad rows among those read stops the run
     data.max_pixels = 89_478_485  # pixels; a larger image is refused as a decompression bomb
@@ -277,3 +279,16 @@ def evaluation() -> ConfigDict:
         benchmark.path = optional(None)  # (c) its published file, or the folder of its files; None: the task is refused
         benchmark.images = optional(None)  # (c) folder of its pictures; None: images, beside the files
     return evaluation
+
+
+def watch() -> ConfigDict:
+    watch = ConfigDict()
+    watch.trackers = ("tensorboard",)  # (c) what the metrics go to, beside metrics.jsonl: tensorboard, wandb, mlflow
+    watch.project = "bacl_jax"  # (c) wandb: project; mlflow: experiment
+    watch.name = optional(None)  # (c) wandb, mlflow: name of the run; None: that of the workdir
+    watch.mlflow_uri = optional(None)  # (c) mlflow: server, as in http://127.0.0.1:5000; None: MLFLOW_TRACKING_URI
+    watch.pictures = 4  # (c) half-true pairs whose attention is drawn at an evaluation, with CLA; 0: none
+    watch.histograms = True  # (c) similarities and boundary scores of the evaluation pairs, and norms of the parameters
+    watch.trace_from = optional(None)  # (c) step from which on steps are traced for a profiler; None: none, but for SIGUSR1
+    watch.trace_steps = 5  # (c) steps of a trace
+    return watch

@@ -19,7 +19,7 @@ from ml_collections import config_flags
 
 from bacl_jax.config import Config, ConfigError, default_config_dict, from_config_dict, to_dict
 from bacl_jax.interop import described
-from bacl_jax.train.checkpoint import lock_workdir
+from bacl_jax.train.workdir import lock_workdir
 from launch import beginning, command
 
 CONFIG = config_flags.DEFINE_config_dict("config", default_config_dict())

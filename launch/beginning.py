@@ -16,10 +16,11 @@ from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.data.unpaired import UnpairedDataSet
 from bacl_jax.mesh import make_mesh
 from bacl_jax.train import precompute as stored_features
-from bacl_jax.train.checkpoint import Checkpoints, Position, claim_workdir
+from bacl_jax.train.checkpoint import Checkpoints, Position
 from bacl_jax.train.processes import agree
 from bacl_jax.train.state import TrainState
 from bacl_jax.train.step import Trainer, build
+from bacl_jax.train.workdir import claim_workdir
 
 ROWS = "rows.json"  # in the workdir: the number of training rows that the run was begun with
 

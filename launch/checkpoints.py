@@ -13,18 +13,18 @@ import jax
 from bacl_jax import data
 from bacl_jax.config import Config, ConfigError, sha256
 from bacl_jax.data.source import DataSet
+from bacl_jax.errors import CheckpointError
 from bacl_jax.eval import curve, suite
 from bacl_jax.eval.restore import evaluated_config, open_model
-from bacl_jax.train.checkpoint import EVALUATED, CheckpointError, Checkpoints
+from bacl_jax.eval.tasks import ALL, AUDIT, check_tasks
+from bacl_jax.train.checkpoint import EVALUATED, Checkpoints
 from bacl_jax.train.hooks import Preemption
 from launch.session import Run
-
-AUDIT = "audit"  # looks at pairs, not at a split's images and captions
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What to evaluate, and how.
+    """What to evaluate, and how. ConfigError for a task that there is not, and for none.
 
     split: of the tasks on the run's data; None: the one that the run reports.
     again: also what has results under the same config.
@@ -34,6 +34,9 @@ class Asked:
     tasks: Sequence[str]
     split: str | None
     again: bool = False
+
+    def __post_init__(self):
+        check_tasks(self.tasks, ALL)
 
 
 @dataclasses.dataclass

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bacl_jax.eval.study import step_cost
 from configs.studies import emoji as study
-from launch import points as runs
+from launch import point_runs
 from launch.points import Point, comes_from, config_of
 
 LABELS = ["holdout", "variant", "budget", "seed"]
@@ -82,7 +82,7 @@ def run(
     more: of a row, further columns.
     """
     missing_ones = missing(wanted, read(path))
-    runs.run(missing_ones, workdir, workers=workers, keep=lambda row: keep(pd.DataFrame([row | more(row)]), path))
+    point_runs.run(missing_ones, workdir, workers=workers, keep=lambda row: keep(pd.DataFrame([row | more(row)]), path))
 
 
 def fill(page: Path, text: str) -> Path:

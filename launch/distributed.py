@@ -1,21 +1,23 @@
-"""One run in several processes: the flags by which a process finds the others, and how it joins and leaves them."""
+"""One run in several processes: the flags by which a process finds the others, and how it joins and leaves them.
+
+JAX is imported where it is used: what the flags get wrong, and an address that cannot be had, is said before that.
+"""
 
 import atexit
 import collections
 import contextlib
 import hashlib
+import importlib.metadata
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 
+from bacl_jax.agreement import differences
 from bacl_jax.config import Config, ConfigError, flatten
-from bacl_jax.mesh import compile_anew, spare_threads
-from bacl_jax.train.processes import differences, wait_for_all
 from launch import command
 from launch.rendezvous import Place, meet
 from launch.supervise import end_with_launcher
@@ -38,9 +40,15 @@ def joined(config: Config, workdir: str) -> Iterator[None]:
     is dropped. A process that dies later ends the others within 60 s: they lose its connection, or JAX misses its heartbeat.
     """
     end_with_launcher()
+    place = _place()
+    if place is not None:
+        meet(place, _facts(config, workdir))
+    import jax
+
+    from bacl_jax.mesh import compile_anew, spare_threads
+
     if DEVICES.value is not None:
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
-    place = _place()
     if place is not None or DEVICES.value is not None:
         spare_threads(DEVICES.value or 1)
     if place is None:
@@ -48,7 +56,6 @@ def joined(config: Config, workdir: str) -> Iterator[None]:
             compile_anew()
         yield
         return
-    meet(place, _facts(config, workdir))
     jax.distributed.initialize(
         place.address,
         place.processes,
@@ -84,10 +91,26 @@ def leave() -> bool:
 
     No collective may come after it. A run of one process is the first.
     """
+    import jax
+
+    from bacl_jax.train.processes import wait_for_all
+
     first = jax.process_index() == 0
     wait_for_all("the end of training")
     jax.distributed.shutdown()
     return first
+
+
+def is_first() -> bool:
+    """Whether the flags make this the first process, or the only one."""
+    place = _place()
+    return place is None or place.process == 0
+
+
+def devices_asked() -> int | None:
+    """Devices of all processes, where the flags tell."""
+    place = _place()
+    return None if DEVICES.value is None else DEVICES.value * (1 if place is None else place.processes)
 
 
 def _place() -> Place | None:
@@ -108,7 +131,8 @@ def _place() -> Place | None:
 def _facts(config: Config, workdir: str) -> dict[str, Any]:
     """What must be equal in all processes."""
     fields = {"--workdir": workdir} | {f"config.{name}": value for name, value in flatten(config).items()}
-    return fields | {"the code": _code_version(), "jax": jax.__version__, "python": ".".join(map(str, sys.version_info[:2]))}
+    python, jax = ".".join(map(str, sys.version_info[:2])), importlib.metadata.version("jax")
+    return fields | {"the code": _code_version(), "jax": jax, "python": python}
 
 
 def _code_version() -> str:
@@ -121,6 +145,8 @@ def _code_version() -> str:
 
 def _check_devices(processes: int) -> None:
     """ConfigError, the same in all processes, where they have not as many devices of one kind each."""
+    import jax
+
     found = {process: collections.Counter() for process in range(processes)}
     for device in jax.devices():
         found[device.process_index][device.device_kind] += 1

@@ -4,8 +4,7 @@
     python -m launch.evaluate --workdir=runs/bacl --step=600 --tasks=retrieval,halftrue --config.eval.split=validation
     python -m launch.evaluate --workdir=runs/bacl --tasks=winoground --config.eval.winoground.path=winoground/examples.jsonl
 
---workdir  folder of a run of launch.train; its config.json and, of a checkpoint, parameters and tokenizer are used, on any devices.
-           The training data are read where a task is about them.
+--workdir  folder of a run of launch.train; its config.json and a checkpoint's parameters and tokenizer are used, on any devices.
 --step     the checkpoint; the newest readable one if left out. Several: 400,600 or all. best: that of train.keep_best. Several get a
            table and plots/checkpoints.png; what has results under the same config is kept, and made anew with --again.
 --follow   each checkpoint as it appears, until the run is done or a signal comes; looks every --poll_seconds (10).
@@ -23,9 +22,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from bacl_jax.config import ConfigError, default_config_dict, from_config_dict, to_dict
-from bacl_jax.eval import suite
-from bacl_jax.train.checkpoint import read_config
-from launch import checkpoints, command
+from bacl_jax.train.workdir import read_config
+from launch import command, early
 
 CONFIG = config_flags.DEFINE_config_dict("config", default_config_dict())
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -41,14 +39,16 @@ def main() -> None:
         raise ConfigError("--workdir must be given, as in --workdir=runs/bacl; --help tells more")
     if FOLLOW.value and STEP.value is not None:
         raise ConfigError(f"--step={STEP.value}: --follow evaluates every step; leave one of them out")
+    early.check_evaluation(WORKDIR.value, TASKS.value, exists=not FOLLOW.value)
+    from launch import checkpoints  # and with it JAX, which takes seconds: what is wrong is said before
+
     with checkpoints.until_a_signal(FOLLOW.value):
         if FOLLOW.value:
             checkpoints.wait_for_run(WORKDIR.value, POLL.value)
         overrides = cast(Any, flags.FLAGS["config"]).override_values
         config = from_config_dict(command.overridden(to_dict(read_config(WORKDIR.value)), overrides))
-        tasks = TASKS.value or config.eval.tasks
-        suite.check_tasks(tasks, tuple(dict.fromkeys((*suite.TASKS, checkpoints.AUDIT, *suite.BENCHMARKS))))
-        asked = checkpoints.Asked(config, tasks, config.eval.split if "eval.split" in overrides else None, AGAIN.value)
+        split = config.eval.split if "eval.split" in overrides else None
+        asked = checkpoints.Asked(config, TASKS.value or config.eval.tasks, split, AGAIN.value)
         if FOLLOW.value:
             checkpoints.follow(WORKDIR.value, asked, POLL.value)
         else:

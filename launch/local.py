@@ -26,6 +26,10 @@ def main() -> None:
         )
     if distributed.COORDINATOR.value is not None or distributed.PROCESS.value is not None:
         raise ConfigError("--coordinator and --process are for launch.train: launch.local gives them to the processes that it starts")
+    if train.PREEMPTED.value:
+        raise ConfigError(
+            f"--preempted_code={train.PREEMPTED.value} is for launch.train: launch.local ends with code 0 when it is preempted"
+        )
     count, gpus = distributed.PROCESSES.value, supervise.gpus()
     if 0 < gpus < count:
         raise ConfigError(f"--processes={count}, but there are {gpus} GPUs: take that many, or set JAX_PLATFORMS=cpu")

@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from bacl_jax.agreement import differences
 from bacl_jax.config import ConfigError
-from bacl_jax.train.processes import differences
 
 RETRY_SECONDS = 0.2  # between two tries to reach process 0, which may not listen yet
 LINE_SECONDS = 10.0  # for a connection to say its line; what says none is no process of ours

@@ -14,11 +14,11 @@ launch.train writes the page when it ends, and launch.evaluate anew. Exit codes:
 from absl import flags
 
 from bacl_jax.config import ConfigError
+from bacl_jax.errors import CheckpointError
 from bacl_jax.eval import page
 from bacl_jax.eval.examples import gather
 from bacl_jax.eval.page_record import read
 from bacl_jax.eval.restore import Restored, restore
-from bacl_jax.train.checkpoint import CheckpointError
 from launch import command
 from launch.session import Run
 

@@ -23,17 +23,24 @@ from bacl_jax.eval.audit import audit
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.examples import gather
 from bacl_jax.eval.head import train_head
+from bacl_jax.eval.look import look
 from bacl_jax.eval.retrieval import Embeddings
+from bacl_jax.eval.tasks import check_tasks
 from bacl_jax.mesh import make_mesh, on_local_devices, process_blocks, to_host
 from bacl_jax.objective import mmcl_term
+from bacl_jax.rules import check_divides
 from bacl_jax.train import precompute as stored_features
-from bacl_jax.train import spectral
-from bacl_jax.train.checkpoint import Checkpoints, check_workdir, claim_workdir
+from bacl_jax.train import spectral, trackers
+from bacl_jax.train.checkpoint import Checkpoints
+from bacl_jax.train.goodput import process_began
 from bacl_jax.train.hooks import Preemption
 from bacl_jax.train.loop import Loop
 from bacl_jax.train.processes import on_process_0
+from bacl_jax.train.services import Look
 from bacl_jax.train.state import TrainState
 from bacl_jax.train.step import Trainer, build
+from bacl_jax.train.tracing import Asked
+from bacl_jax.train.workdir import check_workdir, claim_workdir
 from bacl_jax.types import Batch
 from launch import distributed
 from launch.beginning import begin, check_rows, keep_rows, read_data, tokenizer_of
@@ -53,15 +60,15 @@ class Run:
     stages: Stages = dataclasses.field(default_factory=Stages)
     features: FeatureFiles | None = None  # what is stored of frozen towers
     _embeddings: dict[str, Embeddings] = dataclasses.field(default_factory=dict, init=False)
+    _looks: dict[int, Look] = dataclasses.field(default_factory=dict, init=False)  # step of the last evaluation -> what trackers get
 
     @functools.cached_property
     def dataset(self) -> DataSet:
         return self.read()
 
-    def loop(self, checkpoints: Checkpoints) -> Loop:
-        """The training loop over this run's data, evaluated on eval.split where the data has rows there."""
-        config, split = self.config, self.config.eval.split
-        evaluated = split in self.filled_splits() and len(config.eval.tasks) > 0
+    def loop(self, checkpoints: Checkpoints, asked: Asked | None = None, began: float | None = None) -> Loop:
+        """The training loop over this run's data, evaluated on eval.split where the data has rows there. asked, began: as of Loop."""
+        config, split, evaluated = self.config, self.config.eval.split, self.is_evaluated
         if not evaluated:
             print(
                 f"not evaluated while training: eval.split = {split}, splits with rows: {self.filled_splits()}, tasks: {config.eval.tasks}"
@@ -79,7 +86,15 @@ class Run:
             begin=self.begin,
             statistics=self.statistics,
             stages=self.stages,
+            look=lambda step: self._looks.pop(step, None),
+            asked=asked or Asked(),
+            began=began,
         )
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether it is while it trains: it has tasks, and the data have rows in eval.split."""
+        return self.config.eval.split in self.filled_splits() and len(self.config.eval.tasks) > 0
 
     def begin(self, state: TrainState) -> TrainState:
         """What a run without a checkpoint makes of its fresh state: published weights, and heads of a spectral warm start."""
@@ -141,11 +156,13 @@ class Run:
         """
         tasks, split = [task for task in self.config.eval.tasks if task != "localization"], self.config.eval.split
         options = {"retrieval": {"all_images": False, "rerank": False}} if "retrieval" in tasks else {}
-        params = self.eval_params(state)
+        params, watched = self.eval_params(state), bool(self.config.watch.trackers)
 
         def compute() -> dict[str, float]:
-            placed = on_local_devices(params)
-            results = suite.evaluate(self.trainer, placed, self.dataset, self.tokenizer, self.config, tasks, split, options=options)
+            embeddings = self.embeddings(on_local_devices(params), split, show_progress=False)
+            results = suite.measure(embeddings, tasks, options)
+            if watched:
+                self._looks[step] = look(embeddings, split)
             return {f"{split}/{task}/{name}": value for task, metrics in results.items() for name, value in metrics.items()}
 
         return on_process_0(f"evaluation of step {step}", compute)
@@ -176,7 +193,7 @@ class Run:
 
         Another split than the reported one goes to DIR/eval/<step>/<split>/ and makes no plots; plots elsewhere come without a page.
         """
-        suite.check_tasks(tasks)
+        check_tasks(tasks)
         params = on_local_devices(params)
         embeddings = self.embeddings(params, split)
         results = {task: suite.TASKS[task](embeddings, **self.options(task, params)) for task in tasks}
@@ -190,12 +207,12 @@ class Run:
             pictures.append(page.write(workdir, gather(embeddings, step)))
         print("\n".join(map(str, [*paths, *pictures])))
 
-    def embeddings(self, params: Any, split: str) -> Embeddings:
-        """Of a split; what does not depend on the parameters is computed for the first of them."""
-        before = self._embeddings.get(split)
-        if before is None:
-            before = Embeddings(self.trainer, params, self.dataset, self.tokenizer, self.config, split, show_progress=True)
-        self._embeddings[split] = found = before.with_params(params)
+    def embeddings(self, params: Any, split: str, *, show_progress: bool = True) -> Embeddings:
+        """Of a split; what does not depend on the parameters is computed for the first of them, and no parameters are kept."""
+        if split not in self._embeddings:
+            self._embeddings[split] = Embeddings(self.trainer, None, self.dataset, self.tokenizer, self.config, split)
+        found = self._embeddings[split].with_params(params)
+        found.show_progress = show_progress
         return found
 
     def benchmarks(self, workdir: str | os.PathLike[str], params: Any, step: int, tasks: Sequence[str]) -> None:
@@ -278,16 +295,19 @@ def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
         print(f"mesh {sizes}: {partition.summary(trainer.abstract_state().params, config.mesh)}")
     process = f".{jax.process_index()}" if jax.process_index() else ""
     first = min(checkpoints.steps(), default=0)
-    faults = Faults(config.data.max_error_share, checkpoints.workdir / f"data_errors{process}.jsonl", first_step=first)
+    path = None if checkpoints.read_only else checkpoints.workdir / f"data_errors{process}.jsonl"
+    faults = Faults(config.data.max_error_share, path, first_step=first)
     if jax.process_index() == 0:  # every process opens the same files
         for name, errors in dataset.left_out_by_part().items():
             faults.opened(name, errors)
     return Run(config, lambda: dataset, tokenizer, trainer, faults, features=features)
 
 
-def train(config: Config, workdir: str, preemption: Preemption) -> bool:
-    """Trains and reports; False if a signal came before the end."""
+def train(config: Config, workdir: str, preemption: Preemption, asked: Asked | None = None) -> bool:
+    """Trains and reports; False if a signal came before the end. asked: whether a trace is asked for."""
     check_workdir(workdir, config)
+    check_divides(make_mesh(config.mesh).size, config)  # before the data are read, which may take long
+    trackers.check(config)
     dataset = read_data(config)  # before orbax's threads run: bad data end the run with one line
     check_rows(workdir, dataset)
     with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
@@ -295,7 +315,7 @@ def train(config: Config, workdir: str, preemption: Preemption) -> bool:
         claim_workdir(workdir, config)
         keep_rows(workdir, dataset)
         (Path(workdir) / "done").unlink(missing_ok=True)  # a finished run may go on with more steps
-        outcome = run.loop(checkpoints).run(preemption)
+        outcome = run.loop(checkpoints, asked, process_began()).run(preemption)
         params = run.eval_params(outcome.state)
     if not distributed.leave() or outcome.status == "preempted":
         return outcome.status == "done"

@@ -47,7 +47,7 @@ class Processes:
 
         SIGTERM and Ctrl-C are passed on, as SIGTERM; a second one kills. OSError where `logs` cannot be written.
         """
-        with _handled(self._stop):
+        with handled(self._stop):
             try:
                 self._start()
                 return self._wait()
@@ -113,7 +113,7 @@ class Processes:
 
 
 @contextlib.contextmanager
-def _handled(handler: Any) -> Iterator[None]:
+def handled(handler: Any) -> Iterator[None]:
     before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield

@@ -7,7 +7,7 @@ import re
 import time
 from pathlib import Path
 
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 
 SECONDS = 10  # that one damaged input may take, from opening to its last row
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "data.md").read_text()

@@ -15,9 +15,10 @@ from bacl_jax.data import synthetic
 from bacl_jax.data.order import PartnerLists
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.mesh import make_mesh
-from bacl_jax.train.checkpoint import Checkpoints, claim_workdir
+from bacl_jax.train.checkpoint import Checkpoints
 from bacl_jax.train.hooks import Preemption
 from bacl_jax.train.step import build
+from bacl_jax.train.workdir import claim_workdir
 from launch.session import Run
 
 NEXT_STEPS = 100

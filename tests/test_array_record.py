@@ -11,8 +11,8 @@ import pytest
 
 from bacl_jax.data import array_record, convert
 from bacl_jax.data.array_record import ArrayRecordFiles, decode, encode
-from bacl_jax.data.source import DataError
 from bacl_jax.data.stream import Record, Records
+from bacl_jax.errors import DataError
 
 ROWS = 40
 _random = random.Random(0)

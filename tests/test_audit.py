@@ -16,8 +16,9 @@ from vocabularies import CLIP_SIZE, clip_file
 
 from bacl_jax.config import ConfigError, DataConfig, MeshConfig
 from bacl_jax.config_eval import AuditConfig
-from bacl_jax.data.source import DataError, Example
+from bacl_jax.data.source import Example
 from bacl_jax.data.tokenizer import Tokenizer as RealTokenizer
+from bacl_jax.errors import DataError
 from bacl_jax.eval import audit_report, corpus, neighbours
 from bacl_jax.eval.audit import Scores, audit, find_duplicates, find_false_negatives, scores, wrongness
 from bacl_jax.eval.corpus import Corpus

@@ -10,7 +10,7 @@ from eval_fakes import CONFIG, Tokenizer, Trainer, unit
 from PIL import Image
 
 from bacl_jax.config import ConfigError, from_config_dict, to_dict
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 from bacl_jax.eval import caption_files, report, suite
 from bacl_jax.eval.encoder import Encoder, Shown
 

@@ -6,7 +6,7 @@ import pytest
 from bacl_jax.config import DataConfig
 from bacl_jax.data import stream
 from bacl_jax.data.captions import clean
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 
 
 @pytest.mark.parametrize(

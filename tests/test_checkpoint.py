@@ -13,7 +13,9 @@ from train_fakes import ROWS, TOKENIZER, FakeTrainer, assert_same, tiny_config
 
 from bacl_jax.config import ConfigError, from_config_dict, to_dict
 from bacl_jax.data.order import PartnerList
-from bacl_jax.train.checkpoint import CheckpointError, Checkpoints, Position, claim_workdir, lock_workdir, read_config
+from bacl_jax.errors import CheckpointError
+from bacl_jax.train.checkpoint import Checkpoints, Position
+from bacl_jax.train.workdir import claim_workdir, lock_workdir, read_config
 
 CONFIG = tiny_config()
 PARTNERS = (
@@ -302,7 +304,7 @@ def test_a_workdir_belongs_to_its_config(tmp_path):
 def test_a_workdir_has_one_process(tmp_path):
     with (
         lock_workdir(tmp_path / "run"),
-        pytest.raises(ConfigError, match=rf"workdir .*run is in use by another process \(pid {os.getpid()}\)"),
+        pytest.raises(ConfigError, match=rf"--workdir=.*run is in use by another process \(pid {os.getpid()}\)"),
         lock_workdir(tmp_path / "run"),
     ):
         pass

@@ -12,8 +12,10 @@ from bacl_jax import data
 from bacl_jax.config import ConfigError, OptimConfig
 from bacl_jax.data import synthetic
 from bacl_jax.data.tokenizer import Tokenizer
-from bacl_jax.train.checkpoint import CheckpointError, Checkpoints, Position, claim_workdir
+from bacl_jax.errors import CheckpointError
+from bacl_jax.train.checkpoint import Checkpoints, Position
 from bacl_jax.train.step import build
+from bacl_jax.train.workdir import claim_workdir
 from launch import checkpoints
 from launch.session import Run
 

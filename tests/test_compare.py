@@ -9,7 +9,7 @@ from absl import flags
 
 from bacl_jax.config import Config, from_config_dict
 from configs.studies import emoji as study
-from launch import compare, compare_points, points, results_page
+from launch import compare, compare_points, point_runs, points, results_page
 
 
 def finished(**more):
@@ -82,10 +82,10 @@ def test_a_point_counts_when_its_run_said_that_it_is_done(tmp_path):
     (tmp_path / "eval" / "4").mkdir(parents=True)
     (tmp_path / "eval" / "4" / "retrieval.json").write_text(json.dumps({"metrics": {"i2t_R@1": 50.0, "n": 8}}))
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": s, "wall_seconds": 2.0 * s}) + "\n" for s in (2, 3, 4)))
-    assert points.result(point, tmp_path, 4) is None
+    assert points.result(point, tmp_path) is None
     (tmp_path / "done").touch()
     row = {"seed": 0, "config": json.dumps(points.acting_fields(points.config_of(point))), "steps": 4, "step_ms": 2000.0, "i2t_R@1": 50.0}
-    assert points.result(point, tmp_path, 4) == row
+    assert points.result(point, tmp_path) == row
 
 
 def test_only_what_is_not_kept_or_has_another_config_runs(tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_only_what_is_not_kept_or_has_another_config_runs(tmp_path, monkeypatch)
     path = tmp_path / "runs.parquet"
     compare_points.keep(pd.DataFrame([rows[0], rows[1] | {"config": "another"}, rows[2]]), path)
     asked = []
-    monkeypatch.setattr(points, "run", lambda missing, *args, **more: asked.extend(missing))
+    monkeypatch.setattr(point_runs, "run", lambda missing, *args, **more: asked.extend(missing))
     flags.FLAGS([""])
     compare.run(chosen, path)
     assert asked == [chosen[1], chosen[3]]

@@ -17,8 +17,8 @@ from bacl_jax import data
 from bacl_jax.config import Config, ConfigError, from_config_dict
 from bacl_jax.data import convert
 from bacl_jax.data.array_record import ArrayRecordFiles
-from bacl_jax.data.source import DataError
 from bacl_jax.data.stream import Record
+from bacl_jax.errors import DataError
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,8 +10,8 @@ import pytest
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import emoji, load
-from bacl_jax.data.source import DataError
 from bacl_jax.data.tokenizer import Tokenizer
+from bacl_jax.errors import DataError
 
 CONFIG = DataConfig()
 

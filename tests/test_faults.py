@@ -21,8 +21,8 @@ from bacl_jax.config import Config
 from bacl_jax.data import Tokenizer, convert, load, tar_index
 from bacl_jax.data.faults import Faults, summary
 from bacl_jax.data.loader import BatchBuilder
-from bacl_jax.data.source import DataError
 from bacl_jax.data.stream import Record
+from bacl_jax.errors import DataError
 
 ROWS, BAD, BATCH = 24, 13, 8
 

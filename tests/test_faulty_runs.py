@@ -24,7 +24,7 @@ from bacl_jax import data
 from bacl_jax.config import from_config_dict
 from bacl_jax.data import faults, storage, stream, tar_index
 from bacl_jax.data.loader import BatchBuilder
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 from bacl_jax.train.hooks import Preemption
 from launch import session
 

@@ -8,7 +8,7 @@ import pytest
 
 from bacl_jax.data import files
 from bacl_jax.data.files import expand
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 
 
 @pytest.fixture

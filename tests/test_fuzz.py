@@ -30,10 +30,10 @@ from bacl_jax.config import DataConfig
 from bacl_jax.data import convert, load, tar_index, tar_scan, transforms
 from bacl_jax.data.array_record import ArrayRecordFiles
 from bacl_jax.data.parquet import ParquetFiles
-from bacl_jax.data.source import DataError
 from bacl_jax.data.stream import Record
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.data.webdataset import TarShards
+from bacl_jax.errors import DataError
 
 PARTS = range(4)  # each test is cut into so many, for several processes
 

@@ -20,6 +20,7 @@ from bacl_jax.eval.compositional import scored_pairs
 from bacl_jax.eval.examples import captions_to_images, confusion, gather, images_to_captions
 from bacl_jax.eval.page_charts import Line
 from bacl_jax.eval.page_record import grouped, read
+from bacl_jax.train import goodput
 
 VOID = {"meta", "link", "img", "br", "path", "rect", "image"}
 
@@ -380,3 +381,19 @@ def test_a_run_is_read_as_its_files_are(tmp_path):
     run = read(write_run(tmp_path / "run"))
     assert (run.name, run.config, len(run.records), run.notes) == ("run", BACL, 60, [])
     assert [(one.step, one.subfolder) for one in run.results] == [(20, ""), (40, ""), (40, ""), (40, "validation")]
+
+
+def test_where_the_time_went(tmp_path):
+    workdir = write_run(tmp_path / "run", steps=20)
+    assert "Goodput" not in page.write(workdir).read_text(encoding="utf-8")
+    for number, steps in enumerate((300.0, 3000.0)):
+        seconds = dict.fromkeys(goodput.ACTIVITIES, 0.0) | {"steps": steps, "start": 60.0, "lost": 240.0 * (1 - number)}
+        line = {"began": 0.0, "ended": sum(seconds.values()), "step": 5, "clean": bool(number), "seconds": seconds}
+        with (workdir / goodput.FILE).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    parsed = Page(page.write(workdir).read_text(encoding="utf-8"))
+    assert "90.2 %" in parsed.text("dd")
+    head, *rows = parsed.table("start 1", "lost")
+    assert [cell for cell in head if cell] == ["share", "time", "start 1", "start 2"]
+    assert ["lost", "6.6 %", "0:04:00", "0:04:00", "0:00:00"] in rows
+    assert rows[-1] == ["all", "100.0 %", "1:01:00", "0:10:00", "0:51:00"]

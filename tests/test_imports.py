@@ -7,9 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    {"types", "settings"},
+    {"types", "settings", "errors", "agreement"},
     {"rules"},
-    {"config", "config_eval", "config_objective", "mesh", "schedules"},
+    {"config", "config_eval", "config_objective", "config_watch", "mesh", "schedules"},
     {"partition", "optim", "paths"},
     {"data", "models", "objective"},
     {"addon", "addon_features", "theory"},
@@ -20,9 +20,12 @@ SINGLE_FILES = {
     "types",
     "rules",
     "settings",
+    "errors",
+    "agreement",
     "config",
     "config_eval",
     "config_objective",
+    "config_watch",
     "mesh",
     "schedules",
     "partition",
@@ -84,6 +87,9 @@ def test_types_imports_nothing_of_ours():
     assert not [name for name in imported(ROOT / "bacl_jax" / "types.py") if name.startswith("bacl_jax")]
 
 
-@pytest.mark.parametrize("door", ["train", "evaluate", "compile", "index", "precompute", "report", "export", "adopt", "local", "theory"])
+@pytest.mark.parametrize(
+    "door",
+    ["train", "evaluate", "compile", "index", "precompute", "report", "export", "adopt", "local", "theory", "match", "jobs", "sweep"],
+)
 def test_a_door_is_short(door):
     assert len((ROOT / "launch" / f"{door}.py").read_text().splitlines()) <= 60

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 from bacl_jax import interop
 from bacl_jax.config import ConfigError, flatten
 from bacl_jax.data.files import located
-from bacl_jax.data.source import DataError
 from bacl_jax.data.tokenizer import Tokenizer
+from bacl_jax.errors import DataError
 from bacl_jax.interop import card, export, sizes
 from bacl_jax.interop.files import Stored, open_weights
 from bacl_jax.interop.layouts import OPEN_CLIP_SIGLIP

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from bacl_jax.data import transforms
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns of odd metadata
 

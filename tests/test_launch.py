@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,7 +95,32 @@ def test_the_same_command_goes_on_with_more_steps(finished, manifest):
     assert f"config.optim.lr was {Config().optim.lr}, is now 0.5" in refused.stderr
 
 
-def test_a_signal_during_the_report_leaves_with_exit_code_0(finished, manifest):
+def test_a_check_tells_where_the_run_goes_on_and_changes_nothing(finished, manifest):
+    workdir, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    arguments = (*SETTINGS, "--config.train.steps=9", f"--workdir={workdir}", f"--config.data.path={manifest}")
+    done = launch("train", *arguments, "--check")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.replace("│", " ").split())
+    assert re.search(r"begins at step [46] of its checkpoint steps 9, of which [53] are left", said)
+    for part in (
+        "training 48 rows",
+        "validation 16 pictures",
+        "batch 8 pairs, 8 a device, in 1 part",
+        "samples 72",
+        "epochs 1.50",
+        "FLOPs",
+        "s a step, of which",
+        "devices 1 cpu: data 1 x fsdp 1 x tensor 1",
+        "every 2 steps and every 1 minutes; the newest 2 are kept, and the best",
+        "evaluated retrieval, halftrue on validation, every 3 steps and at the end",
+        "reported at the end retrieval, halftrue, localization on test",
+    ):
+        assert part in said
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+
+
+def test_a_signal_during_the_report_leaves_with_the_code_of_a_preempted_run(finished, manifest):
     """The report of the door is replaced by one that gets SIGTERM."""
     workdir, _ = finished
     code = (
@@ -102,11 +128,11 @@ def test_a_signal_during_the_report_leaves_with_exit_code_0(finished, manifest):
         "session.Run.report = lambda *arguments: (os.kill(os.getpid(), signal.SIGTERM), print('not left'));"
         "command.run(train.main, '')"
     )
-    arguments = [*SETTINGS, "--config.train.steps=6", f"--workdir={workdir}", f"--config.data.path={manifest}"]
+    arguments = [*SETTINGS, "--config.train.steps=6", f"--workdir={workdir}", f"--config.data.path={manifest}", "--preempted_code=75"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 75, done.stderr
     assert done.stdout.endswith("preempted, resume with the same command\n")
     assert "not left" not in done.stdout
     assert not (workdir / "done").exists()

@@ -13,11 +13,12 @@ from train_fakes import ROWS, TOKENIZER, FakeTrainer, assert_same, fake_batches,
 from bacl_jax.config import ConfigError
 from bacl_jax.data.order import PartnerLists
 from bacl_jax.data.stages import Stages
-from bacl_jax.train import bottleneck, hooks, loop
-from bacl_jax.train.checkpoint import CheckpointError, Checkpoints
+from bacl_jax.errors import CheckpointError, NonFiniteError
+from bacl_jax.train import bottleneck, display, goodput, loop
+from bacl_jax.train.checkpoint import Checkpoints
 from bacl_jax.train.hooks import Preemption, SaveClock
 from bacl_jax.train.loop import Loop
-from bacl_jax.train.metrics import MetricLog, NonFiniteError
+from bacl_jax.train.metrics import MetricLog
 
 
 class Watched:
@@ -119,6 +120,10 @@ def test_what_was_logged_after_the_checkpoint_is_cut(tmp_path):
         run(tmp_path / "parts", config, trainer=Dies())
     assert lines(tmp_path / "parts")[-1]["step"] > 5
     outcome, _ = run(tmp_path / "parts", config)
+    died, ended = goodput.read(tmp_path / "parts")
+    assert (died.clean, died.step, ended.clean, ended.step) == (False, 8, True, 20)
+    assert died.seconds["lost"] > 0
+    assert ended.seconds["lost"] == 0
     assert [line["step"] for line in lines(tmp_path / "parts")] == list(range(1, 21))
     assert_same(outcome.state, whole.state)
 
@@ -335,15 +340,17 @@ def test_after_the_training_a_signal_interrupts(number, before):
 @pytest.mark.parametrize(("terminal", "metric", "shows"), [(True, "i2t_R@1", "R@1 37.5 %"), (False, "t2i_mAP", "t2i_mAP 37.5 %")])
 def test_progress_shows_step_loss_result_rate_and_time(monkeypatch, capsys, terminal, metric, shows):
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
-    monkeypatch.setattr(hooks._Lines, "SECONDS", 0.0)
-    shown = hooks.make_progress(0, 100, 8, f"validation/retrieval/{metric}", None)
-    shown.update(1, {"loss": 2.0})
-    shown.update(2, {"loss": 1.25, f"validation/retrieval/{metric}": 37.5})
-    shown.update(3, {"loss": 1.125})
+    monkeypatch.setattr(display._Lines, "SECONDS", 0.0)
+    shown = display.make_display(0, 100, f"validation/retrieval/{metric}")
+    speed = {"pairs_per_second": 1234.4, "data_wait": 12.0, "mfu": 41.25, "memory_gib": 1.5}
+    shown.update(1, {"loss": 2.0}, {"memory_gib": 1.5})
+    shown.update(2, {"loss": 1.25, f"validation/retrieval/{metric}": 37.5}, speed)
+    shown.update(3, {"loss": 1.125}, speed)
     shown.close()
     text = capsys.readouterr().out
-    for part in ("step 3/100", "loss 1.125", shows, "pairs/s", "left"):
+    for part in ("step 3/100", "loss 1.125", shows, "1,234 pairs/s", "left", "MFU 41.2 %", "data wait 12 %"):
         assert part in text
+    assert ("memory 1.5 GiB" in text) == terminal
 
 
 def test_outcome_is_that_of_the_plain_sum(tmp_path):

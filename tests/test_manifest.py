@@ -15,7 +15,7 @@ from PIL import Image
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import DataSet, ManifestError, load, manifest, records
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 
 CONFIG = DataConfig(kind="manifest", image_size=8)
 FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -14,11 +14,12 @@ from PIL import Image
 
 from bacl_jax import data
 from bacl_jax.config import ConfigError, DataConfig, OptimConfig
-from bacl_jax.data.source import DataError
 from bacl_jax.data.tokenizer import Tokenizer
+from bacl_jax.errors import DataError
 from bacl_jax.eval import found_pairs, matching
-from bacl_jax.train.checkpoint import Checkpoints, Position, claim_workdir
+from bacl_jax.train.checkpoint import Checkpoints, Position
 from bacl_jax.train.step import build
+from bacl_jax.train.workdir import claim_workdir
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = {"image_column": "file", "caption_column": "title", "split_column": "split", "id_column": "key"}

@@ -6,7 +6,8 @@ import pytest
 
 from bacl_jax.config import Config, ConfigError, MeshConfig, TrainConfig
 from bacl_jax.config_objective import ObjectiveConfig
-from bacl_jax.mesh import batch_sharding, check_rows, make_mesh, replicated, to_global
+from bacl_jax.mesh import batch_sharding, make_mesh, replicated, to_global
+from bacl_jax.rules import check_divides
 
 
 def test_data_takes_what_remains():
@@ -34,10 +35,10 @@ def test_what_does_not_fit_is_refused(config, found):
 def test_rows_divide_over_all_devices(batch, bank, groups, found):
     config = Config(objective=ObjectiveConfig(bank_size=bank, groups=groups), train=TrainConfig(batch_size=batch))
     if found is None:
-        check_rows(make_mesh(MeshConfig()), config)
+        check_divides(make_mesh(MeshConfig()).size, config)
         return
     with pytest.raises(ConfigError, match=found):
-        check_rows(make_mesh(MeshConfig(fsdp=2, tensor=2)), config)
+        check_divides(make_mesh(MeshConfig(fsdp=2, tensor=2)).size, config)
 
 
 def test_a_host_batch_becomes_a_sharded_global_array():

@@ -4,11 +4,14 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from bacl_jax.config import Config
 from bacl_jax.train.metrics import MetricLog, cut_back
+from bacl_jax.train.trackers import Trackers
 
 
 def make(workdir, **settings):
-    return MetricLog(workdir, **({"log_every": 1, "halt_after_nonfinite": 5, "batch_size": 4} | settings))
+    trackers = Trackers(Config(), workdir, settings.get("start_step", 0))
+    return MetricLog(workdir, **({"log_every": 1, "halt_after_nonfinite": 5, "batch_size": 4, "trackers": trackers} | settings))
 
 
 def numbers(loss):

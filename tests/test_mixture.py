@@ -12,7 +12,8 @@ from bacl_jax import data
 from bacl_jax.config import Config, ConfigError, SourceConfig, check_resumable, flatten, from_config_dict, to_dict
 from bacl_jax.data import Tokenizer, batches
 from bacl_jax.data.faults import Faults
-from bacl_jax.data.source import DataError, hash_ids
+from bacl_jax.data.source import hash_ids
+from bacl_jax.errors import DataError
 
 SHARED = "a square"
 

@@ -13,8 +13,8 @@ import pytest
 
 from bacl_jax.data import parquet, storage
 from bacl_jax.data.parquet import ParquetFiles
-from bacl_jax.data.source import DataError
 from bacl_jax.data.stream import Record, Records
+from bacl_jax.errors import DataError
 
 ROWS = 40
 _random = random.Random(0)

@@ -25,10 +25,10 @@ from bacl_jax.config_eval import EvalConfig
 from bacl_jax.config_objective import BNSConfig, CLAConfig
 from bacl_jax.data import Tokenizer, batches, synthetic
 from bacl_jax.data.features import INDEX, FeatureFiles
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import CheckpointError, DataError
 from bacl_jax.mesh import make_mesh, to_global
 from bacl_jax.train import precompute
-from bacl_jax.train.checkpoint import CheckpointError, Checkpoints, Position
+from bacl_jax.train.checkpoint import Checkpoints, Position
 from bacl_jax.train.step import build
 from launch.session import Run
 

@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 
 from bacl_jax.config import ConfigError, from_config_dict, to_dict
 from bacl_jax.config_eval import ProbeConfig
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 from bacl_jax.eval import benchmark_report, suite
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.probe import chosen, fit, held_out

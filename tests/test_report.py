@@ -14,6 +14,7 @@ from bacl_jax.config_objective import CLAConfig, ObjectiveConfig
 from bacl_jax.data import synthetic
 from bacl_jax.data.tokenizer import Tokenizer as RealTokenizer
 from bacl_jax.eval import examples, page, pictures, report, suite
+from bacl_jax.eval.look import look
 from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.mesh import make_mesh
 from bacl_jax.train.step import build
@@ -138,6 +139,10 @@ def test_the_real_trainer_through_all_tasks_and_plots(tmp_path):
     paths = report.write_plots(tmp_path, embeddings)
     assert [path.name for path in paths] == ["curves.png", "gallery.png", "attention.png"]
     assert all(drawn(path) for path in paths)
+    seen = look(embeddings, "test")
+    assert list(seen.pictures) == [f"test/attention/{number}" for number in range(1, 5)]
+    assert all(picture.ndim == 3 and picture.std() > 10 for picture in seen.pictures.values())
+    assert seen.numbers.keys() == {f"parameter_norm/{name}" for name in ("image", "text", "cross_attention")}
     found = examples.gather(embeddings, 0)
     assert len(found.attention) == 6
     assert all(shown.region is not None and 0 < shown.region.mean() <= 0.5 for shown in found.attention)
@@ -153,4 +158,4 @@ def test_the_real_trainer_through_all_tasks_and_plots(tmp_path):
     other = pictures.triptychs(embeddings, 3)  # no styles: any half-true pair, without a second image
     assert [shown.other for shown in other] == [None] * 3
     assert all(len(set(shown.caption.split()) - set(shown.false_caption.split())) == 1 for shown in other)
-    assert drawn(pictures.attention_triptych(other, trainer.grid, tmp_path / "other.png"))
+    assert drawn(pictures.save(pictures.attention_triptych(other, trainer.grid), tmp_path / "other.png"))

@@ -15,13 +15,14 @@ from bacl_jax import data
 from bacl_jax.config import Config, ConfigError, DataConfig, MeshConfig, ModelConfig, TextConfig, TrainConfig, VisionConfig
 from bacl_jax.config_objective import CLAConfig, ObjectiveConfig
 from bacl_jax.data import synthetic
-from bacl_jax.data.source import DataError
 from bacl_jax.data.tokenizer import Tokenizer
+from bacl_jax.errors import CheckpointError, DataError
 from bacl_jax.eval import suite
 from bacl_jax.eval.restore import restore
 from bacl_jax.mesh import make_mesh
-from bacl_jax.train.checkpoint import CheckpointError, Checkpoints, Position, claim_workdir
+from bacl_jax.train.checkpoint import Checkpoints, Position
 from bacl_jax.train.step import build
+from bacl_jax.train.workdir import claim_workdir
 
 CONFIG = Config(
     data=DataConfig(image_size=16),

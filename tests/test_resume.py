@@ -1,5 +1,6 @@
 """A run that is killed anywhere and started again is bit for bit the run that was not. Real processes, real signals."""
 
+import itertools
 import json
 import os
 import random
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from bacl_jax.train import goodput
 
 ROOT = Path(__file__).parents[1]
 STEPS = 40
@@ -92,6 +95,13 @@ def test_killed_at_random_moments(uninterrupted, environment, tmp_path):
     assert kills >= 3
     finish(start(tmp_path, environment))
     assert_equal(tmp_path, uninterrupted)
+    starts = goodput.read(tmp_path)
+    assert len(starts) >= kills
+    assert sum(one.seconds["lost"] > 0 for one in starts) >= kills - 1  # one may have been killed after all was saved
+    for one in starts:
+        assert sum(one.seconds.values()) == pytest.approx(one.ended - one.began, abs=1e-5)
+    assert sum(goodput.shares(goodput.totals(starts)).values()) == pytest.approx(1)
+    assert all(before.ended <= after.began for before, after in itertools.pairwise(starts))
 
 
 def test_sigterm_saves_and_leaves_with_exit_code_0(uninterrupted, environment, tmp_path):

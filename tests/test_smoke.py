@@ -18,8 +18,9 @@ from bacl_jax.config import from_config_dict
 from bacl_jax.data import tar_index
 from bacl_jax.interop import layouts
 from bacl_jax.models import Model
-from bacl_jax.train.checkpoint import Checkpoints, claim_workdir
+from bacl_jax.train.checkpoint import Checkpoints
 from bacl_jax.train.hooks import Preemption
+from bacl_jax.train.workdir import claim_workdir
 from launch import beginning, session
 
 CONFIGS = sorted(path.stem for path in Path("configs").glob("*.py") if path.stem not in ("base", "laion400m", "__init__"))
@@ -95,8 +96,10 @@ def test_two_steps(name, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "make_mesh", lambda config: tiny.one_device())  # eight fake ones take eight times as long
     settings = importlib.import_module(f"configs.{name}").get_config()
     overrides = dict(SMALL)
-    if name.startswith("laion400m"):
+    if name.startswith(("laion400m", "clip_")):
         overrides |= SMALLER | {"data.tokenizer_path": vocabularies.clip_file(tmp_path), "data.vocab_size": vocabularies.CLIP_SIZE}
+    if name.startswith("clip_"):  # the weights are a download; tests/test_interop.py reads such
+        overrides |= {"model.image.pretrained": None, "model.text.pretrained": None}
     if settings.data.kind == "manifest":
         overrides |= {"data.path": manifest(tmp_path), "data.split_column": "split"}
     if name == "unpaired":

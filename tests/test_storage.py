@@ -8,7 +8,7 @@ import loopback
 import pytest
 
 from bacl_jax.data import storage
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 
 CONTENT = random.Random(0).randbytes(5000)
 

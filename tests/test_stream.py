@@ -13,7 +13,8 @@ from bacl_jax.config import Config, ConfigError
 from bacl_jax.data import Tokenizer, batches, order, stream, transforms
 from bacl_jax.data.faults import Faults
 from bacl_jax.data.loader import BatchBuilder
-from bacl_jax.data.source import DataError, hash_ids
+from bacl_jax.data.source import hash_ids
+from bacl_jax.errors import DataError
 
 BASE = Config()
 CONFIG = dataclasses.replace(
@@ -70,6 +71,18 @@ def test_hold_outs_are_drawn_by_their_own_seed():
     assert held() != held(holdout_seed=1)
     with pytest.raises(ConfigError, match="300 rows in all"):
         dataset(Memory(), test_rows=290)
+
+
+def test_fewer_training_rows_are_among_the_more_and_none_is_held_out():
+    def keys(source):
+        return [source[i].anchor_key for i in range(len(source))]
+
+    few, more, whole = (dataset(Memory(), train_rows=rows) for rows in (20, 60, None))
+    assert set(keys(few.train)) < set(keys(more.train)) < set(keys(whole.train))
+    assert (len(few.train), len(more.train)) == (20, 60)
+    assert all(keys(few.splits[split].source) == keys(whole.splits[split].source) for split in few.splits)
+    with pytest.raises(ConfigError, match=r"config.data.train_rows = 251: must be at most 250"):
+        dataset(Memory(), train_rows=251)
 
 
 def test_without_hold_outs_rows_are_in_their_order():

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import vocabulary
-from bacl_jax.data.source import DataError
 from bacl_jax.data.tokenizer import SPECIAL_TOKENS, Tokenizer
+from bacl_jax.errors import DataError
 
 PAD, BOS, EOS, UNK = range(4)
 CAPTIONS = ["red circle", "blue circle", "blue square left", "medium-dark skin tone"]

@@ -12,7 +12,7 @@ from scipy import stats
 
 from bacl_jax.config import DataConfig
 from bacl_jax.data import transforms
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 
 
 def _encode(image, kind="PNG", **options):

@@ -10,8 +10,9 @@ from PIL import Image
 from bacl_jax.config import Config, ConfigError, DataConfig, TrainConfig, from_config_dict
 from bacl_jax.data import batches, load
 from bacl_jax.data.records import ManifestError
-from bacl_jax.data.source import DataError, hash_ids
+from bacl_jax.data.source import hash_ids
 from bacl_jax.data.tokenizer import Tokenizer
+from bacl_jax.errors import DataError
 from launch import beginning
 
 PAIRS, PICTURES, CAPTIONS = 8, 6, 5

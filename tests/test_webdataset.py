@@ -22,10 +22,10 @@ import pytest
 from bacl_jax.data import storage, tar_index, tar_members, tar_scan
 from bacl_jax.data.array_record import ArrayRecordFiles
 from bacl_jax.data.sampler import Blocks
-from bacl_jax.data.source import DataError
 from bacl_jax.data.stream import Records
 from bacl_jax.data.tar_index import Shard, build
 from bacl_jax.data.webdataset import TarShards
+from bacl_jax.errors import DataError
 
 ROOT = Path(__file__).parents[1]
 

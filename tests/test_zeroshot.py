@@ -6,7 +6,7 @@ from eval_fakes import CONFIG, Tokenizer, Trainer, unit
 from PIL import Image
 
 from bacl_jax.config import ConfigError, from_config_dict, to_dict
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 from bacl_jax.eval import benchmark_report, suite
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.zeroshot import TEMPLATES, read_folders, read_templates

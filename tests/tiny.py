@@ -11,6 +11,25 @@ from bacl_jax.mesh import AXES
 from bacl_jax.types import Batch, Tokens
 
 VOCABULARY = 40
+FLAGS = (  # of a model and a run as small, for the doors
+    *(f"--config.model.{name}=8" for name in ("embed_dim", "image.width", "text.width")),
+    *(f"--config.model.{name}.depth=1" for name in ("image", "text")),
+    *(f"--config.model.{name}.mlp_ratio=1" for name in ("image", "text")),
+    "--config.model.text.heads=2",
+    "--config.data.image_size=8",
+    "--config.data.vocab_size=600",
+    "--config.objective.bank_size=16",
+    "--config.objective.bns.k=2",
+    "--config.objective.bns.pool=4",
+    "--config.objective.bns.partner_k=2",
+    "--config.objective.bns.hidden=4",
+    "--config.objective.cla.width=8",
+    "--config.objective.cla.heads=2",
+    "--config.optim.warmup_steps=1",
+    "--config.train.steps=2",
+    "--config.train.batch_size=4",
+    "--config.eval.batch_size=4",
+)
 
 
 def one_device() -> jax.sharding.Mesh:

@@ -12,11 +12,12 @@ from bacl_jax.data.loader import batches, eval_batches
 from bacl_jax.data.order import PartnerList, PartnerLists
 from bacl_jax.data.parquet import ParquetFiles
 from bacl_jax.data.records import ManifestError
-from bacl_jax.data.source import DataError, DataSet, EvalSplit, Example, OnSkip, Source
+from bacl_jax.data.source import DataSet, EvalSplit, Example, OnSkip, Source
 from bacl_jax.data.stream import Records
 from bacl_jax.data.tfds_source import TfdsRows
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.data.webdataset import TarShards
+from bacl_jax.errors import DataError
 
 __all__ = [
     "DataError",

@@ -28,8 +28,8 @@ import numpy as np
 
 from bacl_jax.data import files, storage
 from bacl_jax.data.cache import Cache
-from bacl_jax.data.source import DataError
 from bacl_jax.data.stream import Record
+from bacl_jax.errors import DataError
 
 INDEX, SUFFIX = "index.json", ".array_record"
 OPEN_FILES = 256

@@ -15,8 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bacl_jax.data import array_record
 from bacl_jax.data.array_record import INDEX, SUFFIX, Index, Shard
-from bacl_jax.data.source import DataError, OnSkip
+from bacl_jax.data.source import OnSkip
 from bacl_jax.data.stream import Record, Records
+from bacl_jax.errors import DataError
 
 log = logging.getLogger("bacl_jax")
 

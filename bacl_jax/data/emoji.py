@@ -23,8 +23,9 @@ import numpy as np
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import transforms
-from bacl_jax.data.source import SPLITS, ArraySource, DataError, DataSet, OnSkip, assemble, normalise
+from bacl_jax.data.source import SPLITS, ArraySource, DataSet, OnSkip, assemble, normalise
 from bacl_jax.data.stream import FileRecords
+from bacl_jax.errors import DataError
 
 log = logging.getLogger("bacl_jax")
 
@@ -216,6 +217,8 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
         row_captions=captions,
         row_splits=split_rows(rows, config),
         skipped=skipped,
+        train_rows=config.train_rows,
+        seed=config.holdout_seed,
     )
 
 

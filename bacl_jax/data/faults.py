@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 
 log = logging.getLogger("bacl_jax")
 

@@ -24,8 +24,9 @@ from bacl_jax.config import Config, ConfigError, to_dict
 from bacl_jax.data import array_record
 from bacl_jax.data.array_record import OPEN_FILES, Shard
 from bacl_jax.data.cache import Cache
-from bacl_jax.data.source import DataError, DataSet
+from bacl_jax.data.source import DataSet
 from bacl_jax.data.tokenizer import Tokenizer
+from bacl_jax.errors import DataError
 from bacl_jax.types import Trunk
 
 INDEX = "features.json"

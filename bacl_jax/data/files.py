@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bacl_jax.data import storage
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 
 PACKAGE = "package:"  # begins a path in an installed Python package: package:name/folder/file
 LIMIT = 1_000_000  # names that one path may stand for; a typing error in a range is found before it fills the memory

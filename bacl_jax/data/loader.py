@@ -16,9 +16,10 @@ from bacl_jax.data.faults import Faults
 from bacl_jax.data.features import FeatureFiles
 from bacl_jax.data.halftrue import names_side
 from bacl_jax.data.sampler import Sampler
-from bacl_jax.data.source import DataError, DataSet, Source, hash_ids
+from bacl_jax.data.source import DataSet, Source, hash_ids
 from bacl_jax.data.stages import Stages
 from bacl_jax.data.tokenizer import Tokenizer
+from bacl_jax.errors import DataError
 from bacl_jax.types import Batch, Tokens
 
 _LAST_STEP = 2**31 - 1

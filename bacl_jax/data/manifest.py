@@ -25,9 +25,10 @@ from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import storage, transforms
 from bacl_jax.data.captions import clean
 from bacl_jax.data.records import Fields, ManifestError, read, text
-from bacl_jax.data.source import SPLITS, ArraySource, DataError, DataSet, Example, OnSkip, Source, assemble, normalise
+from bacl_jax.data.source import SPLITS, ArraySource, DataSet, Example, OnSkip, Source, assemble, normalise
 from bacl_jax.data.stream import FileRecords
 from bacl_jax.data.unpaired import separated
+from bacl_jax.errors import DataError
 
 log = logging.getLogger("bacl_jax")
 
@@ -114,6 +115,8 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
         row_captions=[pair.caption for pair in pairs],
         row_splits=[pair.split for pair in pairs],
         skipped=dict(skips.counts),
+        train_rows=config.train_rows,
+        seed=config.holdout_seed,
     )
     return separated(dataset, config.unpaired_share) if config.unpaired_share else dataset
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from bacl_jax.config import DataConfig
 from bacl_jax.data.halftrue import HalfTrueIndex
-from bacl_jax.data.source import SPLITS, DataError, DataSet, EvalSplit, Example, OnSkip, Part, Source
+from bacl_jax.data.source import SPLITS, DataSet, EvalSplit, Example, OnSkip, Part, Source
+from bacl_jax.errors import DataError
 
 _SAMPLE = 20_000  # captions that a tokenizer is trained on, of all sources
 

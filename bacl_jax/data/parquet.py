@@ -19,8 +19,9 @@ from rich.progress import track
 
 from bacl_jax.data import files, storage
 from bacl_jax.data.cache import Cache
-from bacl_jax.data.source import DataError, OnSkip
+from bacl_jax.data.source import OnSkip
 from bacl_jax.data.stream import Record
+from bacl_jax.errors import DataError
 
 CACHE_BYTES = 512 * 2**20
 _FOOTER_THREADS = 16

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 
 FIELD_CHARS = 2**24  # the longest field of a CSV file; the csv module's own limit, 131,072, is lower
 

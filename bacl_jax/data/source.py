@@ -12,24 +12,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt8, UInt32
 
+from bacl_jax.config import ConfigError
 from bacl_jax.data.halftrue import HalfTrueIndex
+from bacl_jax.data.order import permuted
+from bacl_jax.errors import DataError
 
 SPLITS = ("validation", "test")
-
-
-class DataError(ValueError):
-    """Data that cannot be used. The message names the place, what was found and what to change; `kind` and `shard` (a file) count it.
-
-    What data or libraries put into the message is made printable, so that it stays one line and says nothing to a terminal.
-    """
-
-    def __init__(self, message: str, *, kind: str = "data", shard: str = ""):
-        super().__init__("".join(map(_printable, message)))
-        self.kind, self.shard = kind, shard
-
-
-def _printable(letter: str) -> str:
-    return letter if letter.isprintable() else " " if letter.isspace() else letter.encode("unicode_escape").decode()
 
 
 OnSkip = Callable[[DataError], None]  # called once for each row that is left out under data.on_error = "skip"
@@ -179,6 +167,12 @@ def hash_ids(keys: Iterable[str]) -> UInt32[np.ndarray, "B 2"]:
     return np.frombuffer(digests, "<u4").astype(np.uint32).reshape(-1, 2)
 
 
+def check_train_rows(wanted: int, there: int, description: str) -> None:
+    """ConfigError where data.train_rows is more than the data have."""
+    if wanted > there:
+        raise ConfigError(f"config.data.train_rows = {wanted}: must be at most {there}, the rows for training of {description}, or None")
+
+
 def assemble(
     *,
     name: str,
@@ -187,11 +181,16 @@ def assemble(
     row_captions: Sequence[str],
     row_splits: Sequence[str],
     skipped: dict[str, int],
+    train_rows: int | None = None,
+    seed: int = 0,
 ) -> DataSet:
     """Split rows 0 .. len - 1 into train, validation and test, in their order.
 
+    train_rows: of the rows for training, so many are used, drawn by `seed`; None: all.
+
     make_source(rows) gives the source that holds those rows; `row_captions` are normalised, and empty where a row has none: its caption
-    index is then -1; `row_splits` holds "train", "validation" or "test". Raises DataError when no row is left for training.
+    index is then -1; `row_splits` holds "train", "validation" or "test". Raises DataError when no row is left for training,
+    ConfigError when there are fewer than `train_rows`.
     """
     captions = tuple(sorted(set(row_captions) - {""}))
     position = {caption: i for i, caption in enumerate(captions)} | {"": -1}
@@ -201,12 +200,16 @@ def assemble(
     if not rows_of["train"]:
         raise DataError(f"{name}: no row is left for training ({description}; left out: {skipped or 'nothing'})", kind="empty")
 
+    if train_rows is not None:
+        check_train_rows(train_rows, len(rows_of["train"]), description)
+        rows_of["train"] = [rows_of["train"][i] for i in np.sort(permuted([seed], len(rows_of["train"]), range(train_rows)))]
+
     def caption_rows(rows: list[int]) -> np.ndarray:
         return np.array([position[row_captions[row]] for row in rows], np.int64)
 
     return DataSet(
         name=name,
-        description=description,
+        description=description + ("" if train_rows is None else f", {train_rows:,} of them for training"),
         train=make_source(rows_of["train"]),
         train_caption=caption_rows(rows_of["train"]),
         splits={split: EvalSplit(make_source(rows_of[split]), caption_rows(rows_of[split])) for split in SPLITS},

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from bacl_jax.data.cache import Cache
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 
 TRIES = 6  # of a remote request
 BACKOFF = 0.5  # seconds before the second try, give or take a half by chance; twice as long before each further one

@@ -19,7 +19,8 @@ from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import order, transforms
 from bacl_jax.data.captions import clean
 from bacl_jax.data.halftrue import HalfTrueIndex
-from bacl_jax.data.source import DataError, DataSet, EvalSplit, Example, OnSkip, normalise
+from bacl_jax.data.source import DataSet, EvalSplit, Example, OnSkip, check_train_rows, normalise
+from bacl_jax.errors import DataError
 
 T = TypeVar("T")
 _THREADS = 16  # that read rows before a run
@@ -159,7 +160,8 @@ def _each(function: Callable[[int], T], rows: Sequence[int], what: str) -> Itera
 def assemble(records: Records, config: DataConfig, *, name: str, on_skip: OnSkip | None = None) -> DataSet:
     """The data set over `records`: data.validation_rows and data.test_rows of them, drawn by data.holdout_seed, are kept out of training.
 
-    Reads the held-out rows, and no other. Raises DataError for one that cannot be used; with data.on_error = "skip" it is left out,
+    Of the others data.train_rows are used, where that is set (8 bytes and 2 us each). Reads the held-out rows, and no other.
+    Raises DataError for one that cannot be used; with data.on_error = "skip" it is left out,
     counted in `DataSet.skipped` and passed to `on_skip`. ConfigError where no row is left for training.
     """
     n, held = len(records), {"validation": config.validation_rows, "test": config.test_rows}
@@ -169,6 +171,11 @@ def assemble(records: Records, config: DataConfig, *, name: str, on_skip: OnSkip
             f"data.validation_rows + data.test_rows = {sum(held.values())}: {name} has {n:,} rows in all, and one must be left to train on"
         )
     drawn = order.permuted([config.holdout_seed], n, range(count, n))
+    training: AllBut | Int64[np.ndarray, " N"] = AllBut(n, np.sort(drawn))
+    if config.train_rows is not None:
+        check_train_rows(config.train_rows, count, name)
+        count = config.train_rows
+        training = np.sort(order.permuted([config.holdout_seed], n, range(count)))
     skipped: Counter[str] = Counter()
     splits: dict[str, tuple[_Kept, list[str]]] = {}
     for split, rows in (("validation", drawn[: held["validation"]]), ("test", drawn[held["validation"] :])):
@@ -178,7 +185,7 @@ def assemble(records: Records, config: DataConfig, *, name: str, on_skip: OnSkip
     return RecordSet(
         name=name,
         description=f"{name}, {n:,} pairs (train {count:,}, validation {held['validation']:,}, test {held['test']:,})",
-        train=RecordSource(records, config, AllBut(n, np.sort(drawn))),
+        train=RecordSource(records, config, training),
         train_caption=None,
         splits={split: EvalSplit(kept, np.array([position[text] for text in texts], np.int64)) for split, (kept, texts) in splits.items()},
         captions=captions,

@@ -28,7 +28,7 @@ from jaxtyping import UInt32
 from rich.progress import track
 
 from bacl_jax.data import files, storage, tar_scan
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 
 NAME = "shards.index"  # beside the shards, unless another path is given
 REMEDY = "run launch.index again"

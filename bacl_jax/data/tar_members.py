@@ -8,7 +8,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator
 
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 
 BLOCK = 512
 MOST_HEADERS = 127  # blocks of headers before the content of a member

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import UInt32
 
 from bacl_jax.data import storage
-from bacl_jax.data.source import DataError
 from bacl_jax.data.tar_members import BLOCK, Member, members, shown, windowed
+from bacl_jax.errors import DataError
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 CAPTIONS = ("txt", "json")

@@ -12,7 +12,8 @@ from typing import Any
 
 from bacl_jax.config import DataConfig
 from bacl_jax.data import emoji
-from bacl_jax.data.source import SPLITS, DataError
+from bacl_jax.data.source import SPLITS
+from bacl_jax.errors import DataError
 
 VERSION = "1.0.0"
 

@@ -10,8 +10,8 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from bacl_jax.data.source import DataError
 from bacl_jax.data.stream import Record
+from bacl_jax.errors import DataError
 
 _SETTINGS = (
     ValueError,

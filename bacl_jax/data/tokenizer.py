@@ -16,7 +16,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import vocabulary
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 
 SPECIAL_TOKENS = ("[PAD]", "[BOS]", "[EOS]", "[UNK]")  # of a trained vocabulary: their order is their ids
 _BYTES = 256

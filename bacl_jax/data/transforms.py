@@ -21,7 +21,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from bacl_jax.config import DataConfig
 from bacl_jax.data import orientation
 from bacl_jax.data.order import AUGMENTATION, generator
-from bacl_jax.data.source import DataError, Picture
+from bacl_jax.data.source import Picture
+from bacl_jax.errors import DataError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # not all that Pillow reads: its EPS reader, for one, starts another program
 Filter = Literal["bilinear", "bicubic"]

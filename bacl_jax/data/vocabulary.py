@@ -10,7 +10,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from bacl_jax.data.files import located
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 
 _GZIP = b"\x1f\x8b"
 _CLIP_MERGES = 49_152 - 256 - 2  # as many lines of CLIP's file are used

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from bacl_jax.data import files, storage, tar_index, tar_members, tar_scan
-from bacl_jax.data.source import DataError, OnSkip
+from bacl_jax.data.source import OnSkip
 from bacl_jax.data.stream import Record
+from bacl_jax.errors import DataError
 
 _PAGE = 256  # rows; a table of the shard of each page's first row makes look-up independent of n and S
 _PLAIN = 90  # characters of a stem that every form of header holds whole, so that both members of a row must have it

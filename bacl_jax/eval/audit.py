@@ -19,7 +19,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from bacl_jax.config_eval import AuditConfig
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 from bacl_jax.eval.compositional import row_scores
 from bacl_jax.eval.corpus import Corpus
 from bacl_jax.eval.neighbours import Neighbours, among_pictures, pictures_and_captions

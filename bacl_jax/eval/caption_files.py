@@ -11,7 +11,7 @@ from pathlib import Path
 from bacl_jax.config import ConfigError
 from bacl_jax.config_eval import CaptionedConfig
 from bacl_jax.data import records
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 from bacl_jax.eval.encoder import Shown
 from bacl_jax.eval.formats import Fields, parse, read_text
 from bacl_jax.settings import how_to_set

@@ -15,7 +15,8 @@ from jaxtyping import Float, Int, UInt8, UInt64
 
 from bacl_jax.config import Config, ConfigError
 from bacl_jax.data import transforms
-from bacl_jax.data.source import DataError, Example, Source
+from bacl_jax.data.source import Example, Source
+from bacl_jax.errors import DataError
 from bacl_jax.eval.retrieval import finite, progress
 
 T = TypeVar("T")

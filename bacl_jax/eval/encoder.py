@@ -14,7 +14,8 @@ from jaxtyping import Float, UInt8
 
 from bacl_jax.config import Config
 from bacl_jax.data import transforms
-from bacl_jax.data.source import DataError, normalise
+from bacl_jax.data.source import normalise
+from bacl_jax.errors import DataError
 from bacl_jax.eval import corpus
 from bacl_jax.eval.retrieval import finite, progress
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 from bacl_jax.eval.encoder import Shown
 
 ARO_PARTS = {"visual_genome_relation": "relation", "visual_genome_attribution": "attribution"}

@@ -11,7 +11,7 @@ import numpy as np
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import manifest
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 from bacl_jax.eval.encoder import Encoder, Shown
 from bacl_jax.eval.matching import Assignment, assign, joined
 from bacl_jax.eval.restore import restore

@@ -17,8 +17,22 @@ from bacl_jax.eval import page_charts
 from bacl_jax.eval.examples import Examples
 from bacl_jax.eval.page_attention import views
 from bacl_jax.eval.page_charts import Chart, Line
-from bacl_jax.eval.page_record import Record, Table, bases, grouped, heading, is_count, is_score, label, read, shown, task_table
+from bacl_jax.eval.page_record import (
+    Record,
+    Table,
+    bases,
+    grouped,
+    heading,
+    is_count,
+    is_score,
+    label,
+    read,
+    shown,
+    task_table,
+    time_table,
+)
 from bacl_jax.eval.report import EVAL_PANEL
+from bacl_jax.train import goodput
 
 # title, what it shows, (metric, label); beside the losses and evaluations
 LOSSES = (
@@ -101,6 +115,7 @@ def render(run: Record, examples: Examples | None, others: Sequence[Record] = ()
         headline=headline(run),
         tables=[task_table(results) for results in grouped(run.results).values()],
         charts=charts,
+        time=time_table(run.starts),
         data={chart.key: chart.data for group in charts.values() for chart in group},
         examples=examples,
         attention=[] if examples is None else views(examples),
@@ -125,6 +140,8 @@ def headline(run: Record) -> dict[str, str]:
     seconds, samples = (page_charts.finite(last.get(name)) for name in ("wall_seconds", "samples_seen"))
     if seconds and samples:
         lines |= {"Time": f"{seconds / 60:,.1f} minutes", "Speed": f"{samples / seconds:,.0f} pairs/s"}
+    if run.starts:
+        lines["Goodput"] = f"{100 * goodput.shares(goodput.totals(run.starts))['steps']:.1f} %"
     for results in grouped(run.results).values():
         for name, text in (("i2t_R@1", "Image to text R@1"), ("halftrue_beat_all", "Half-true, beats all")):
             if not results[-1].subfolder and results[-1].metrics.get(name) is not None:

@@ -10,7 +10,9 @@ from typing import Any
 from bacl_jax.config import Config
 from bacl_jax.eval.page_charts import finite
 from bacl_jax.eval.report import read_metrics
-from bacl_jax.train.checkpoint import read_config
+from bacl_jax.train import goodput
+from bacl_jax.train.goodput import Start
+from bacl_jax.train.workdir import read_config
 
 COUNTS = {
     "n": "queries",
@@ -21,6 +23,7 @@ COUNTS = {
 }
 PREFIXES = {"i2t_": "image to text, ", "t2i_": "text to image, ", "halftrue_": "half-true, ", "ael": "AEL"}
 FIRST = {"retrieval": 0, "halftrue": 1, "localization": 2}  # the order of tasks; the others follow by name
+SHOWN_STARTS = 6
 BESIDE = {"blind": "_blind", "baseline head": "_baseline", "untrained": "_untrained", "chance": "_chance"}  # column -> suffix
 
 
@@ -37,13 +40,17 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A run as its files tell it. records: the lines of metrics.jsonl. notes: what could not be read, and what that means."""
+    """A run as its files tell it. records: the lines of metrics.jsonl. notes: what could not be read, and what that means.
+
+    starts: where its time went, start by start.
+    """
 
     name: str
     config: Config
     records: list[dict[str, Any]]
     results: list[Result]
     notes: list[str]
+    starts: list[Start] = dataclasses.field(default_factory=list)
 
     @property
     def last(self) -> Mapping[str, Any]:
@@ -76,7 +83,8 @@ def read(workdir: str | os.PathLike[str]) -> Record:
             notes.append(f"{path.relative_to(workdir)}: not a result as an evaluation writes it; left out.")
         else:
             results.append(result)
-    return Record(workdir.resolve().name, config, records, sorted(results, key=lambda one: one.step), notes)
+    results = sorted(results, key=lambda one: one.step)
+    return Record(workdir.resolve().name, config, records, results, notes, goodput.read(workdir))
 
 
 def _result(path: Path, folder: Path) -> Result | None:
@@ -129,6 +137,19 @@ def task_table(results: list[Result]) -> Table:
         for name in names
     )
     return Table(heading(newest.task, newest.data, newest.subfolder), ("", *(f"step {result.step:,}" for result in results), *beside), rows)
+
+
+def time_table(starts: list[Start]) -> Table | None:
+    """Where the time of training went, in all and in each of the newest starts; None where nothing is known."""
+    if not starts:
+        return None
+    newest = list(enumerate(starts, 1))[-SHOWN_STARTS:]
+    columns = [goodput.totals(starts), *(goodput.totals([start]) for _, start in newest)]
+    whole = goodput.shares(columns[0])
+    rows = [(name, f"{100 * whole[name]:.1f} %", *(goodput.clock(each[name]) for each in columns)) for name in goodput.ACTIVITIES]
+    rows.append(("all", "100.0 %", *(goodput.clock(sum(each.values())) for each in columns)))
+    heads = ("", "share", "time", *(f"start {number}" for number, _ in newest))
+    return Table(f"where the time went, {len(starts)} start{'s' if len(starts) > 1 else ''}", heads, tuple(rows))
 
 
 def label(name: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
 from matplotlib.patches import Rectangle
@@ -31,6 +32,14 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, bbox_inches="tight", facecolor="white")
     return path
+
+
+def raster(figure: Figure, dpi: int = 70) -> UInt8[np.ndarray, "H W 3"]:
+    """The figure as pixels."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def pixels(source: Any, rows: Int[np.ndarray, " n"], embeddings: Embeddings) -> UInt8[np.ndarray, "n H H 3"]:
@@ -121,7 +130,7 @@ def top_patches(delta: Float[np.ndarray, "T P"], top: int = 10) -> list[int]:
     return sorted(set((entries % delta.shape[1]).tolist()))
 
 
-def attention_triptych(rows: Sequence[Triptych], grid: tuple[int, int], path: str | os.PathLike) -> Path:
+def attention_triptych(rows: Sequence[Triptych], grid: tuple[int, int]) -> Figure:
     """Like figure 4 of the paper: image, A+, A- and dA over it with the ten largest entries boxed, beside the half-true image.
 
     A+ and A- are means over the words of their caption, dA is the sum over words; A+ and A- share a colour scale.
@@ -150,7 +159,7 @@ def attention_triptych(rows: Sequence[Triptych], grid: tuple[int, int], path: st
             ax.set_xlabel(title, fontsize=9, color=MUTED)
         axes[0].set_xlabel("image", fontsize=9, color=MUTED)
         axes[4].set_xlabel("half-true image, true region shaded", fontsize=8.5, color=MUTED)
-    return save(figure, path)
+    return figure
 
 
 def _heat(ax: Axes, image: UInt8[np.ndarray, "H H 3"], weights: Float[np.ndarray, " P"], grid: tuple[int, int], top: float) -> None:
@@ -191,7 +200,8 @@ def triptychs(embeddings: Embeddings, count: int = 4) -> list[Triptych]:
     Pairs whose two images are of one style, where the data say so. At most eval.batch_size of them: all are encoded at once.
     """
     size = embeddings.config.eval.batch_size
-    shown = _styled(embeddings, min(count, size)) or _any_style(embeddings, min(count, size))
+    many = min(count, size)
+    shown = embeddings.once(("shown pairs", many), lambda: _styled(embeddings, many) or _any_style(embeddings, many))
     if not shown:
         return []
     (ids, mask), trainer = embeddings.tokens, embeddings.trainer

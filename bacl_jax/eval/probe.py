@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bacl_jax.config import ConfigError
 from bacl_jax.config_eval import ProbeConfig
-from bacl_jax.data.source import DataError
+from bacl_jax.errors import DataError
 from bacl_jax.eval.benchmarks import Outcome
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.formats import LeftOut, counted

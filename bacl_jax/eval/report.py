@@ -203,5 +203,5 @@ def write_plots(workdir: str | os.PathLike, embeddings: Embeddings, folder_name:
         paths.append(training_curves(records, folder / "curves.png"))
     paths.append(retrieval_gallery(embeddings, folder / "gallery.png"))
     if embeddings.config.objective.cla.enabled and (rows := triptychs(embeddings)):
-        paths.append(attention_triptych(rows, embeddings.trainer.grid, folder / "attention.png"))
+        paths.append(save(attention_triptych(rows, embeddings.trainer.grid), folder / "attention.png"))
     return paths

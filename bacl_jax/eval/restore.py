@@ -10,8 +10,9 @@ from bacl_jax.config import Config, ConfigError, MeshConfig, check_resumable
 from bacl_jax.data.source import DataSet
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.mesh import make_mesh
-from bacl_jax.train.checkpoint import EVALUATED, Checkpoints, read_config
+from bacl_jax.train.checkpoint import EVALUATED, Checkpoints
 from bacl_jax.train.step import Trainer, build
+from bacl_jax.train.workdir import read_config
 
 
 @dataclasses.dataclass(frozen=True)

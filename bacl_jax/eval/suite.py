@@ -17,6 +17,7 @@ from bacl_jax.eval.probe import probe
 from bacl_jax.eval.rerank import split_retrieval
 from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.eval.robustness import captioned_robustness, split_robustness
+from bacl_jax.eval.tasks import check_tasks
 from bacl_jax.eval.zeroshot import classification
 
 BENCHMARKS: dict[str, Callable[[Encoder], Outcome]] = {  # on data of their own, which eval.<task> names
@@ -46,13 +47,6 @@ def subfolder_of(config: Config, task: str) -> str:
     return f"{Path(str(path_of(config, task))).stem}_{config.eval.retrieval.split}" if task in TASKS else ""
 
 
-def check_tasks(tasks: Sequence[str], allowed: Sequence[str] = tuple(TASKS)) -> None:
-    """Raise ConfigError, with the allowed names, when a task is unknown or when there is none."""
-    unknown = [task for task in tasks if task not in allowed]
-    if unknown or not tasks:
-        raise ConfigError(f"eval.tasks: {', '.join(unknown) or 'no task given'}; allowed: {', '.join(allowed)}")
-
-
 def evaluate(
     trainer: Any,
     params: Any,
@@ -70,11 +64,18 @@ def evaluate(
     options: keyword arguments of a task by its name, such as {"retrieval": {"all_images": False}}.
     Captions and images are encoded once for all tasks.
     """
+    embeddings = Embeddings(trainer, params, dataset, tokenizer, config, split, show_progress=show_progress)
+    return measure(embeddings, tasks, options)
+
+
+def measure(
+    embeddings: Embeddings, tasks: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, dict[str, float]]:
+    """The same of what is encoded already, or will be for what comes after."""
     check_tasks(tasks)
     options = options or {}
     if stray := sorted(set(options) - set(TASKS)):
         raise ConfigError(f"options for an unknown task: {', '.join(stray)}; allowed: {', '.join(TASKS)}")
-    embeddings = Embeddings(trainer, params, dataset, tokenizer, config, split, show_progress=show_progress)
     return {task: TASKS[task](embeddings, **options.get(task, {})) for task in tasks}
 
 

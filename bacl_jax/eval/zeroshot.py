@@ -14,8 +14,8 @@ from jaxtyping import Float, Int, UInt8
 from bacl_jax.config import ConfigError
 from bacl_jax.config_eval import ClassificationConfig
 from bacl_jax.data import transforms
-from bacl_jax.data.source import DataError
 from bacl_jax.data.tfds_source import TfdsRows
+from bacl_jax.errors import DataError
 from bacl_jax.eval.benchmarks import Outcome
 from bacl_jax.eval.encoder import Encoder, Shown
 from bacl_jax.eval.formats import LeftOut, counted, read_text

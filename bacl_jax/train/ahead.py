@@ -93,23 +93,9 @@ def compile_ahead(config: Config, topology: str) -> tuple[Report, float]:
     work = flops.count(trainer.step, state, batch) / mesh.size
     hbm: dict[str, int] = {name: held(getattr(state, field)) for name, field in KINDS.items()}
     seconds, parts, start = None, [], time.perf_counter()
-    try:
-        compiled = trainer.step.lower(state, batch).compile()
-    except jax.errors.JaxRuntimeError as error:
-        needed = _needed(str(error))
-        if needed is None:
-            raise
-        took = time.perf_counter() - start
-    else:
-        took = time.perf_counter() - start
-        m: Any = compiled.memory_analysis()
-        needed = (
-            m.argument_size_in_bytes
-            + m.output_size_in_bytes
-            - m.alias_size_in_bytes
-            + m.temp_size_in_bytes
-            + m.generated_code_size_in_bytes
-        )
+    compiled, needed = compiled_step(trainer, state, batch)
+    took = time.perf_counter() - start
+    if compiled is not None:
         program = Program(compiled.as_text() or "")
         parts = program.collectives()
         seconds = cost.seconds(chip, work, program.traffic(), parts)
@@ -126,6 +112,23 @@ def compile_ahead(config: Config, topology: str) -> tuple[Report, float]:
         "collectives": [dataclasses.asdict(one) for one in parts],
     }
     return report, took
+
+
+def compiled_step(trainer: Trainer, state: Any, batch: Any) -> tuple[Any | None, int]:
+    """(the compiled step, bytes that it needs on a device); None where it needs more than the compiler knows the device to have.
+
+    Of state and batch only shapes, types and shardings are looked at.
+    """
+    try:
+        compiled = trainer.step.lower(state, batch).compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = _needed(str(error))
+        if needed is None:
+            raise
+        return None, needed
+    m: Any = compiled.memory_analysis()
+    held = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
+    return compiled, held + m.temp_size_in_bytes + m.generated_code_size_in_bytes
 
 
 KINDS = {"params": "params", "optimizer": "opt_state", "bank": "bank"}  # kind of memory -> field of the state

@@ -10,8 +10,6 @@ does not match is set aside under DIR/unreadable with a warning, and the one bef
 
 import contextlib
 import dataclasses
-import fcntl
-import json
 import os
 import shutil
 import warnings
@@ -26,7 +24,7 @@ import orbax.checkpoint as ocp
 from bacl_jax import paths
 from bacl_jax.config import Config, check_resumable, from_config_dict, to_dict
 from bacl_jax.data.order import PartnerList
-from bacl_jax.settings import ConfigError
+from bacl_jax.errors import CheckpointError
 from bacl_jax.train.checksums import items_of, problem_of, write_sums_of_unfinished
 from bacl_jax.train.processes import wait_for_all
 from bacl_jax.train.state import TrainState
@@ -43,19 +41,20 @@ ARRAYS = {
 FEATURES = "bank_features"  # the part of the bank that only runs with data.features have
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint that was asked for is not there, does not match its checksums, or does not fit the data."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where a run is, beside its state: completed steps, seconds of training so far, the best evaluation so far by `best_metric`."""
+    """Where a run is, beside its state: completed steps, seconds of training so far, the best evaluation so far by `best_metric`.
+
+    saved_by, spent: number of the start that saved it (from 1; 0: unknown), and its seconds by activity up to then (train/goodput.py).
+    """
 
     step: int = 0
     wall_seconds: float = 0.0
     best_step: int | None = None
     best_value: float | None = None
     best_metric: str | None = None
+    saved_by: int = 0
+    spent: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Checkpoints:
     def __init__(self, workdir: str | os.PathLike[str], *, keep: int = 2, read_only: bool = False):
         self.workdir = Path(workdir).absolute()
         self.directory = self.workdir / "checkpoints"
-        self._read_only = read_only
+        self.read_only = read_only
         self._policy = _NewestAndBest(keep)
         if not read_only and jax.process_index() == 0:
             problems = {step: problem for step in self.steps() if (problem := problem_of(self.directory / str(step)))}
@@ -323,60 +322,3 @@ def check_rows(holder: str, held: np.ndarray, rows: int) -> None:
             f"{holder} names training row {highest}, but the training data have {rows} rows: fewer than when it was written; "
             "take the data that the run was started with, or another --workdir"
         )
-
-
-@contextlib.contextmanager
-def lock_workdir(workdir: str | os.PathLike[str]) -> Iterator[None]:
-    """Makes the workdir and keeps other processes from training in it: a lock on DIR/lock that ends with the process, however it ends.
-
-    ConfigError where another process has it, or where the folder cannot be written. With several processes the first one locks for all.
-    """
-    path = Path(workdir) / "lock"
-    if jax.process_index() != 0:
-        yield
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise ConfigError(f"--workdir={workdir} cannot be written: {error.strerror}; take another --workdir") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ConfigError(f"workdir {workdir} is in use by another process (pid {file.read().strip() or 'unknown'})") from None
-        except OSError as error:
-            warnings.warn(f"{path} cannot be locked ({error.strerror}): do not start a second run in this workdir", stacklevel=3)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
-
-
-def check_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
-    """ConfigError if the workdir belongs to a config that differs in more than changeable fields."""
-    if (Path(workdir) / "config.json").exists():
-        check_resumable(read_config(workdir), config)
-
-
-def claim_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
-    """Writes DIR/config.json, after `check_workdir`. Comes after the data are read: a run that never started claims nothing."""
-    check_workdir(workdir, config)
-    path = Path(workdir) / "config.json"
-    if jax.process_index() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".json.tmp")
-        unfinished.write_text(json.dumps(to_dict(config), indent=2) + "\n")
-        unfinished.replace(path)
-
-
-def read_config(workdir: str | os.PathLike[str]) -> Config:
-    """The config that DIR/config.json holds. ConfigError if there is none or it is damaged."""
-    path = Path(workdir) / "config.json"
-    try:
-        return from_config_dict(json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise ConfigError(f"--workdir={workdir} is no workdir of a run: {path} does not exist") from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is damaged ({error}); take another --workdir") from None

@@ -38,6 +38,31 @@ CHIPS = {  # https://cloud.google.com/tpu/docs/ v4, v5e, v5p, v6e: "key chip spe
     "v6e": Chip(hbm=32e9, flops=918e12, bandwidth=1640e9, interconnect=400e9, links=4),
 }
 
+PEAKS = {  # dense bfloat16 peak by the name that JAX gives a device; GPUs: https://www.nvidia.com data sheets, without sparsity
+    "TPU v4": CHIPS["v4"].flops,
+    "TPU v5 lite": CHIPS["v5e"].flops,
+    "TPU v5": CHIPS["v5p"].flops,
+    "TPU v5p": CHIPS["v5p"].flops,
+    "TPU v6 lite": CHIPS["v6e"].flops,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA L40S": 362e12,
+}
+
+
+def peak_flops(kind: str) -> float | None:
+    """FLOPs a second of a device by its `device_kind`, None where they are not known.
+
+    Of a GPU the longest name that it begins with counts, as in "NVIDIA A100-SXM4-80GB"; a TPU's name is whole.
+    """
+    names = [name for name in PEAKS if kind == name or (name.startswith("NVIDIA") and kind.startswith((f"{name} ", f"{name}-")))]
+    return PEAKS[max(names, key=len)] if names else None
+
 
 def seconds(chip: Chip, flops: float, traffic: Traffic, collectives: Sequence[Collective] = ()) -> float:
     """Estimated time of a step, by the formula above; FLOPs and bytes are those of one chip."""

@@ -1,19 +1,15 @@
-"""What looks at a running loop from outside: signals, the clock of the saves, the progress display."""
+"""What reaches a running loop from outside: signals, the clock of the saves."""
 
 import ctypes
 import os
 import signal
-import sys
 import time
-from collections.abc import Mapping
 from types import FrameType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
-import rich.progress
 from jax.experimental import multihost_utils
-from rich.console import Console
 
 
 class Preemption:
@@ -88,103 +84,3 @@ def return_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """Shows where a run is."""
-
-    def update(self, step: int, values: Mapping[str, float]) -> None:
-        """values: `loss` of the step and, where it was evaluated, the results."""
-        ...
-
-    def close(self) -> None: ...
-
-
-def make_progress(start_step: int, steps: int, batch_size: int, headline: str | None, best: float | None = None) -> Progress:
-    """A bar on a terminal, else a plain line every ten seconds; silent on other processes than 0.
-
-    headline: name of the evaluation result shown, <split>/<task>/<metric>, in percent; best: its value from before a resume.
-    """
-    shown = _Shown(start_step, steps, batch_size, headline, best)
-    if jax.process_index() != 0:
-        return _Silent()
-    return _Bar(shown) if sys.stdout.isatty() else _Lines(shown)
-
-
-class _Shown:
-    """The numbers of the display."""
-
-    def __init__(self, start_step: int, steps: int, batch_size: int, headline: str | None, result: float | None):
-        self.step, self.steps, self.batch_size = start_step, steps, batch_size
-        self._headline, self._result = headline, result
-        metric = (headline or "").rpartition("/")[2]
-        self._name = "R@1" if metric == "i2t_R@1" else metric
-        self._loss = float("nan")
-        self._first: tuple[int, float] | None = None  # (step, time) after the first step, whose time is compilation
-        self._paused = 0.0
-        self._rate = 0.0
-
-    def update(self, step: int, values: Mapping[str, float]) -> None:
-        self.step, self._loss = step, values["loss"]
-        self._result = values.get(self._headline, self._result) if self._headline else None
-        now = time.monotonic()
-        if self._first is None:
-            self._first = (step, now)
-        elif step > self._first[0]:
-            self._rate = (step - self._first[0]) / (now - self._first[1])
-
-    def __str__(self) -> str:
-        result = "" if self._result is None else f"  {self._name} {self._result:.1f} %"
-        return f"loss {self._loss:.3f}{result}  {self._rate * self.batch_size:,.0f} pairs/s  {self._left()}"
-
-    def _left(self) -> str:
-        if not self._rate:
-            return "time left: ?"
-        seconds = round((self.steps - self.step) / self._rate)
-        hours, rest = divmod(seconds, 3600)
-        return f"{hours}:{rest // 60:02d}:{rest % 60:02d} left" if hours else f"{rest // 60}:{rest % 60:02d} left"
-
-
-class _Silent:
-    def update(self, step: int, values: Mapping[str, float]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class _Lines:
-    SECONDS = 10.0
-
-    def __init__(self, shown: _Shown):
-        self._shown, self._last = shown, -np.inf
-
-    def update(self, step: int, values: Mapping[str, float]) -> None:
-        self._shown.update(step, values)
-        if time.monotonic() - self._last >= self.SECONDS or step == self._shown.steps:
-            self._last = time.monotonic()
-            print(f"step {step}/{self._shown.steps}  {self._shown}", flush=True)
-
-    def close(self) -> None:
-        pass
-
-
-class _Bar:
-    def __init__(self, shown: _Shown):
-        self._shown = shown
-        columns = (
-            rich.progress.TextColumn("step {task.completed}/{task.total}"),
-            rich.progress.BarColumn(bar_width=24),
-            rich.progress.TextColumn("{task.description}"),
-        )
-        self._progress = rich.progress.Progress(*columns, console=Console(), refresh_per_second=4)
-        self._progress.start()
-        self._task = self._progress.add_task("compiling the first step", total=shown.steps, completed=shown.step)
-
-    def update(self, step: int, values: Mapping[str, float]) -> None:
-        self._shown.update(step, values)
-        self._progress.update(self._task, completed=step, description=str(self._shown))
-
-    def close(self) -> None:
-        self._progress.stop()

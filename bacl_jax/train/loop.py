@@ -9,24 +9,26 @@ What happens at a step depends on the step alone (save minutes and signals aside
 stopped anywhere and resumed is bit for bit the run that was not.
 """
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 
 from bacl_jax.config import Config, ConfigError
 from bacl_jax.data.order import PartnerList, PartnerLists
 from bacl_jax.data.stages import Stages
 from bacl_jax.mesh import to_global, to_host
-from bacl_jax.train.bottleneck import Bottleneck
 from bacl_jax.train.checkpoint import Checkpoints, Position, check_rows
-from bacl_jax.train.hooks import Preemption, SaveClock, make_progress, return_freed_memory
-from bacl_jax.train.metrics import MetricLog
+from bacl_jax.train.goodput import Goodput
+from bacl_jax.train.hooks import Preemption, SaveClock, return_freed_memory
 from bacl_jax.train.processes import compile_together
+from bacl_jax.train.services import Look
 from bacl_jax.train.state import TrainState
+from bacl_jax.train.tracing import Asked
+from bacl_jax.train.watching import Watching
 from bacl_jax.types import Batch
 
 Batches = Callable[[int, PartnerLists], Iterator[tuple[int, Batch]]]  # (first step, partner lists) -> (step, this host's rows)
@@ -66,6 +68,9 @@ class Loop:
     begin:     what a run that has no checkpoint makes of its fresh state, such as published weights in place of random ones.
     statistics: of the data read before a step, for its line in the log.
     stages:    where the readers of the batches spend their time.
+    look:      what the evaluation of a step has for trackers beside its results.
+    asked:     whether a trace of the next steps is asked for.
+    began:     of the process, by time.monotonic(), from which on its time is accounted for; None: when `run` is called.
     headline:  the result that is shown and, with train.keep_best, the one by which the best checkpoint is chosen; more is better.
     """
 
@@ -81,28 +86,31 @@ class Loop:
     begin: Callable[[TrainState], TrainState] = lambda state: state
     statistics: Callable[[int], Mapping[str, float]] = lambda step: {}
     stages: Stages = dataclasses.field(default_factory=Stages)
+    look: Callable[[int], Look | None] = lambda step: None
+    asked: Asked = dataclasses.field(default_factory=Asked)
+    began: float | None = None
 
     def run(self, preemption: Preemption) -> Outcome:
         """Trains from the newest checkpoint, or from the start, to train.steps.
 
         Raises NonFiniteError after train.halt_after_nonfinite skipped steps in a row.
         """
+        account = Goodput(self.checkpoints.workdir, began=self.began)
         state, position, partners = self._start()
         self.check(state)
-        train = self.config.train
-        shown = make_progress(position.step, train.steps, train.batch_size, self.headline, position.best_value)
-        log = MetricLog(
+        watching = Watching(
+            self.config,
             self.checkpoints.workdir,
-            log_every=train.log_every,
-            halt_after_nonfinite=train.halt_after_nonfinite,
-            batch_size=train.batch_size,
-            start_step=position.step,
-            wall_seconds=position.wall_seconds,
-            show=shown.update,
+            position,
+            account=account,
+            headline=self.headline,
             statistics=lambda step: {**self.statistics(step), **self._partner_rows(partners, step)},
+            stages=self.stages,
+            asked=self.asked,
+            devices=list(self.trainer.mesh.devices.flat),
         )
-        with contextlib.closing(log), contextlib.closing(shown):
-            return self._run(state, position, partners, log, preemption)
+        with watching:
+            return self._run(state, position, partners, watching, preemption)
 
     def _partner_rows(self, partners: PartnerLists, step: int) -> dict[str, float]:
         """How many rows of the batch of the step just done were partners, where they are drawn."""
@@ -122,57 +130,64 @@ class Loop:
             position = dataclasses.replace(position, best_step=None, best_value=None, best_metric=metric)
         return restored.state, position, partners
 
-    def _run(self, state: TrainState, position: Position, partners: PartnerLists, log: MetricLog, preemption: Preemption) -> Outcome:
-        train, bns = self.config.train, self.config.objective.bns
-        clock, watch = SaveClock(train.save_minutes), Bottleneck(self.config.data, self.stages)
+    def _run(self, state: TrainState, position: Position, partners: PartnerLists, watch: Watching, preemption: Preemption) -> Outcome:
+        train, bns, account, log = self.config.train, self.config.objective.bns, watch.account, watch.log
+        clock = SaveClock(train.save_minutes)
         step = start = position.step
         source = self.batches(start, partners)
         while True:
             best = position.best_step
             if self._is_evaluated(step) and step > start:
-                position = self._evaluate(state, dataclasses.replace(position, step=step), log)
+                position = self._evaluate(state, dataclasses.replace(position, step=step), watch)
             stop = step >= train.steps or preemption.reached(step)
             if step > start and (
                 stop or step % train.save_every == 0 or position.best_step != best or (step % train.log_every == 0 and clock.due())
             ):
                 log.flush()
                 log.sync()
-                position = dataclasses.replace(position, step=step, wall_seconds=log.wall_seconds)
-                self.checkpoints.save(state, position, partners.live(step), self.config, self.tokenizer)
+                number, spent = account.mark()
+                position = dataclasses.replace(position, step=step, wall_seconds=log.wall_seconds, saved_by=number, spent=spent)
+                with account.spent("checkpoint"):
+                    self.checkpoints.save(state, position, partners.live(step), self.config, self.tokenizer)
                 clock.reset()
             if stop:
-                self.checkpoints.wait()
+                with account.spent("checkpoint"):
+                    self.checkpoints.wait()
                 return Outcome("done" if step >= train.steps else "preempted", state, position)
             if bns.draws_partners and step > 0 and step % bns.partner_every == 0:
-                partners.put(self._partner_list(state, step + bns.list_delay))
+                partners.put(self._partner_list(state, step + bns.list_delay, account))
                 partners.drop_before(step)
 
+            account.switch("steps")  # the first time `start` ends here
             waiting = time.perf_counter()
-            fetched, batch = next(source)
+            with account.spent("data"):
+                fetched, batch = next(source)
             began = time.perf_counter()
-            log.waited_for_data(began - waiting)
             if fetched != step:
                 raise RuntimeError(f"the input pipeline gave the batch of step {fetched} where step {step} was due")
             batch = to_global(self.trainer.mesh, batch)
             if step == start:
-                compile_together("the step", self.trainer.step, state, batch)
-                return_freed_memory()
-            state, metrics = self.trainer.step(state, batch)
+                with account.spent("compilation"):
+                    compile_together("the step", self.trainer.step, state, batch)
+                    watch.speed.count(self.trainer.step, state, batch)
+                    return_freed_memory()
             step += 1
-            log.push(step, metrics)
-            stepped = time.perf_counter() - began
-            log.stepped(stepped)
-            watch.took(step, waited=began - waiting, stepped=stepped)
+            with watch.tracer.step(step):
+                state, metrics = self.trainer.step(state, batch)
+            watch.stepped(step, metrics, waited=began - waiting, began=began)
+            watch.tracer.done(step, state)
 
     def _is_evaluated(self, step: int) -> bool:
         every, steps = self.config.train.eval_every, self.config.train.steps
         return self.evaluate is not None and (step == steps or (every > 0 and step % every == 0))
 
-    def _evaluate(self, state: TrainState, position: Position, log: MetricLog) -> Position:
+    def _evaluate(self, state: TrainState, position: Position, watch: Watching) -> Position:
         """Logs the results with the metrics of the step; the position with the best so far."""
         assert self.evaluate is not None
-        results = self.evaluate(state, position.step)
-        log.flush(results, position.step)
+        jax.block_until_ready(state)  # the time until then is the step's
+        with watch.account.spent("evaluation"):
+            results = self.evaluate(state, position.step)
+        watch.log.flush(results, position.step, self.look(position.step))
         if self.headline is None or self.config.train.keep_best is None:
             return position
         if self.headline not in results:
@@ -185,7 +200,8 @@ class Loop:
             return position
         return dataclasses.replace(position, best_step=position.step, best_value=value, best_metric=self.headline)
 
-    def _partner_list(self, state: TrainState, active_from: int) -> PartnerList:
-        compile_together(f"the search for the partners from step {active_from}", self.trainer.partner_lists, state)
+    def _partner_list(self, state: TrainState, active_from: int, account: Goodput) -> PartnerList:
+        with account.spent("compilation"):
+            compile_together(f"the search for the partners from step {active_from}", self.trainer.partner_lists, state)
         index, found = to_host(self.trainer.partner_lists(state))
         return PartnerList.from_bank(active_from, np.asarray(index), np.asarray(found))

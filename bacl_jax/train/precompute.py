@@ -22,8 +22,9 @@ from bacl_jax.data import features, transforms
 from bacl_jax.data.array_record import SUFFIX
 from bacl_jax.data.convert import replace, store
 from bacl_jax.data.features import FeatureFiles, Index
-from bacl_jax.data.source import DataError, DataSet
+from bacl_jax.data.source import DataSet
 from bacl_jax.data.tokenizer import Tokenizer
+from bacl_jax.errors import DataError
 from bacl_jax.mesh import to_global
 from bacl_jax.train.step import Trainer
 from bacl_jax.types import Trunk

@@ -9,16 +9,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from bacl_jax.agreement import differences
 from bacl_jax.config import ConfigError
+from bacl_jax.errors import LateError
 
 ALONE_SECONDS = 24 * 3600  # for what one process does alone, such as an evaluation; that a process has died is noticed long before
 TOGETHER_SECONDS = 600  # between the first and the last process in what all do at the same time, such as a compile
 FACTS = "bacl_jax/facts/"  # in JAX's key-value store: what is compared, number of a process -> what it has found
 PLACES = "bacl_jax/places/"  # in JAX's key-value store: number of a process -> where it last waited
-
-
-class LateError(RuntimeError):
-    """A process is alive and did not come to where the others waited for it."""
 
 
 def wait_for_all(what: str, seconds: float = ALONE_SECONDS) -> None:
@@ -54,19 +52,6 @@ def agree(what: str, facts: Mapping[str, Any]) -> None:
     said = {int(name.removeprefix(place)): json.loads(value) for name, value in store.key_value_dir_get(place)}
     if found := differences(said):
         raise ConfigError(f"the processes have not found the same: {found}; look at the files that each of them sees, and start again")
-
-
-def differences(said: Mapping[int, Mapping[str, Any]]) -> str:
-    """What the processes do not agree on: each name with its values and the processes that have them. Empty: they agree."""
-    parts = []
-    for name in sorted(set().union(*said.values())):
-        holders: dict[str, list[int]] = {}
-        for process in sorted(said):
-            holders.setdefault(json.dumps(said[process].get(name)), []).append(process)
-        if len(holders) > 1:
-            values = [f"{value} in process {', '.join(map(str, who))}" for value, who in holders.items()]
-            parts.append(f"{name} is {' and '.join(values)}")
-    return "; ".join(parts)
 
 
 def compile_together(what: str, jitted: Any, *arguments: Any) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bacl_jax import paths, schedules
 from bacl_jax.config import Config
-from bacl_jax.mesh import by_rows, check_rows, mesh_of, replicated, spread
+from bacl_jax.mesh import by_rows, mesh_of, replicated, spread
 from bacl_jax.models import Model
 from bacl_jax.objective import bank as memory
 from bacl_jax.objective.bacl import Metrics, bacl_loss
@@ -23,6 +23,7 @@ from bacl_jax.objective.partners import partner_lists
 from bacl_jax.objective.shards import Shards
 from bacl_jax.optim import groups, make_optimizer
 from bacl_jax.partition import follow, shardings
+from bacl_jax.rules import check_divides
 from bacl_jax.train.encode import encode, encode_with_partners, image_features, text_features
 from bacl_jax.train.state import TrainState
 from bacl_jax.types import Batch, Features, Trunk
@@ -34,7 +35,7 @@ class Trainer:
     def __init__(self, config: Config, vocab_size: int, mesh: Mesh, stored: Mapping[str, str] | None = None, *, training: bool = True):
         """stored: type of the stored features by modality, of the towers whose trunks the batches bring (Batch.stored)."""
         if training:
-            check_rows(mesh, config)
+            check_divides(mesh.size, config)
             check_tiles(config.objective, config.train.batch_size, mesh.size)
             if config.objective.kind == "mmcl":
                 form_of(config.objective.mmcl)  # one that cannot be made is refused before anything runs

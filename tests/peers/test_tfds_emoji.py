@@ -6,8 +6,8 @@ import pytest
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import emoji, tfds_emoji
-from bacl_jax.data.source import DataError
 from bacl_jax.data.tfds_source import TfdsRows
+from bacl_jax.errors import DataError
 
 
 def test_the_pairs_are_those_of_the_source(tmp_path):

@@ -18,9 +18,9 @@ import test_workers
 from PIL import Image
 
 from bacl_jax.data import array_record, convert
-from bacl_jax.data.source import DataError
 from bacl_jax.data.stream import Record, Records
 from bacl_jax.data.tfds_source import TfdsRows
+from bacl_jax.errors import DataError
 
 ROOT = Path(__file__).parents[2]
 ROWS = 25
