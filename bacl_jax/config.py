@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from ml_collections import ConfigDict, FieldReference
 
 from bacl_jax.config_eval import EvalConfig
+from bacl_jax.config_media import Anchor, AudioConfig, AudioDataConfig, ClipsConfig, StampsConfig, VideoConfig, VideoDataConfig
 from bacl_jax.config_objective import ObjectiveConfig
 from bacl_jax.config_watch import WatchConfig
 from bacl_jax.rules import rules
@@ -48,6 +49,14 @@ BestMetric = Literal[  # what the task `retrieval` gives while a run trains (in 
     "t2i_R@5",
     "t2i_R@10",
     "t2i_mAP",
+    "a2t_R@1",
+    "a2t_R@5",
+    "a2t_R@10",
+    "a2t_mAP",
+    "v2t_R@1",
+    "v2t_R@5",
+    "v2t_R@10",
+    "v2t_mAP",
 ]
 
 
@@ -75,7 +84,8 @@ class SourceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    kind: Literal["emoji", "manifest", "webdataset", "parquet", "array_record", "tfds", "mixture"] = "emoji"
+    kind: Literal["emoji", "manifest", "webdataset", "parquet", "array_record", "tfds", "mixture", "clips", "stamps", "sprites"] = "emoji"
+    anchors: tuple[Anchor, ...] = ("image",)  # what is paired with the text: a term each, with a bank, BNS and CLA of its own
     path: str | None = changeable(None)  # files of the kind, or the name of a tfds data set; emoji: None finds the installed package
     sources: tuple[SourceConfig, ...] = ()  # mixture: what it is made of
     index: str | None = changeable(None)  # webdataset: index file; None: shards.index beside the shards
@@ -121,6 +131,10 @@ class DataConfig:
     threads: Positive = changeable(2)  # readers of the grain pipeline
     features: str | None = changeable(None)  # folder that launch.precompute wrote: what frozen towers made of the training rows
     prefetch: Positive = changeable(4)  # batches read ahead; with threads less than bns.list_delay when partners are drawn
+    audio: AudioDataConfig = dataclasses.field(default_factory=AudioDataConfig)
+    video: VideoDataConfig = dataclasses.field(default_factory=VideoDataConfig)
+    clips: ClipsConfig = dataclasses.field(default_factory=ClipsConfig)
+    stamps: StampsConfig = dataclasses.field(default_factory=StampsConfig)
 
     def source_names(self) -> list[str]:
         """The name of each source of a mixture, its own or made of its kind and place."""
@@ -156,6 +170,8 @@ class ModelConfig:
     embed_dim: Positive = 128
     image: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
+    audio: AudioConfig = dataclasses.field(default_factory=AudioConfig)
+    video: VideoConfig = dataclasses.field(default_factory=VideoConfig)
     dtype: Literal["float32", "bfloat16"] = "float32"  # compute; parameters stay float32
     remat: Literal["none", "dots", "full"] = changeable("none")  # what a transformer block makes again in the backward pass
     scan_layers: bool = changeable(False)  # a tower's transformer blocks are compiled once, as a loop
@@ -217,8 +233,8 @@ class MeshConfig:
 @dataclasses.dataclass(frozen=True)
 class Config:
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0  # of everything random: weights, data order, augmentation, draws
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()

@@ -80,7 +80,7 @@ class ProbeConfig:
 class EvalConfig:
     split: Literal["validation", "test"] = changeable("validation")  # what the run evaluates while it trains
     report: Literal["validation", "test"] = changeable("test")  # what the report at the end is about; where it has no rows: split
-    tasks: tuple[Literal["retrieval", "halftrue", "localization"], ...] = changeable(
+    tasks: tuple[Literal["retrieval", "halftrue", "localization", "fusion"], ...] = changeable(
         ("retrieval", "halftrue", "localization")
     )  # localization: at the end only
     plots: bool = changeable(True)  # the report at the end draws curves, nearest captions and images, and attention

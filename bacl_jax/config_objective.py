@@ -86,6 +86,7 @@ class MMCLConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
+    weights: tuple[PositiveFloat, ...] = (1.0,)  # of the terms in the sum: one for each of data.anchors
     kind: Literal["infonce", "sigmoid", "mmcl"] = "infonce"
     same_id: Literal["positive", "mask"] = "positive"  # rows of one caption or one anchor: positives, or left out
     init_scale: PositiveFloat = 7.0  # exp(log_scale) at the start; sigmoid: 10

@@ -7,6 +7,7 @@ from typing import Any
 from bacl_jax.settings import ConfigError
 
 Rule = tuple[bool, str, str]  # (whether it holds, the field to blame, what it must be)
+HAS = {"stamps": ("image", "audio"), "sprites": ("video",)}  # anchors that the rows of a kind have, others: ("image",)
 
 
 def rules(config: Any) -> Iterator[Rule]:
@@ -15,6 +16,7 @@ def rules(config: Any) -> Iterator[Rule]:
     yield from _model_rules(config)
     yield from _objective_rules(config)
     yield from _unpaired_rules(config)
+    yield from _anchor_rules(config)
     yield from _train_rules(config)
 
 
@@ -26,7 +28,7 @@ def _data_rules(config: Any) -> Iterator[Rule]:
         "must name a CSV, JSONL or Parquet file where data.kind is manifest",
     )
     yield (
-        data.kind in ("emoji", "manifest", "mixture") or data.path is not None,
+        data.kind in ("emoji", "manifest", "mixture", "stamps", "sprites") or data.path is not None,
         "data.path",
         f"must name the files, or the data set, where data.kind is {data.kind}",
     )
@@ -160,6 +162,46 @@ def _unpaired_rules(config: Any) -> Iterator[Rule]:
         "optim.spectral.enabled",
         "must be False where data.unpaired_share is above 0: the heads would begin from pictures and captions that are no pairs",
     )
+
+
+def _anchor_rules(config: Any) -> Iterator[Rule]:
+    """What goes with sound, video and several anchors."""
+    data, objective, anchors = config.data, config.objective, config.data.anchors
+    audio, tower = data.audio, config.model.audio
+    has = HAS.get(data.kind, ("image",))
+    if data.kind == "clips":
+        has = tuple(name for name in ("image", "audio", "video") if getattr(data.clips, name) is not None)
+    alone, why = anchors == ("image",), "where data.anchors is not ('image',)"
+    yield len(anchors) > 0 and len({*anchors}) == len(anchors), "data.anchors", "must name at least one anchor, and none twice"
+    yield {*anchors} <= {*has}, "data.anchors", f"must be of those that the rows have, {has or 'none'}, where data.kind is {data.kind}"
+    yield len(objective.weights) == len(anchors), "objective.weights", f"must be as many as data.anchors = {anchors}"
+    best = config.train.keep_best or ""
+    ways = tuple(f"{name[0]}2t" for name in anchors)
+    yield (
+        best[:3] in ("", *ways, *("t2i" for name in anchors if name == "image")),
+        "train.keep_best",
+        f"must be None or begin with one of {', '.join(ways)} where data.anchors = {anchors}",
+    )
+    yield alone or not config.eval.rerank, "eval.rerank", f"must be 0 {why}: pictures are re-ordered"
+    yield alone or data.features is None, "data.features", f"must be None {why}: features are stored of pictures and texts"
+    yield alone or not config.optim.spectral.enabled, "optim.spectral.enabled", f"must be False {why}"
+    yield (
+        len(anchors) == 1 or not objective.bns.draws_partners,
+        "objective.bns.partner_share",
+        "must be 0 where there are several anchors: partners are of one bank, and each anchor has its own",
+    )
+    if "audio" in anchors:
+        frames = round(audio.seconds * audio.rate) // audio.hop + 1
+        yield tower.width % tower.heads == 0, "model.audio.heads", f"must divide model.audio.width = {tower.width}"
+        yield tower.patch_frames <= frames, "model.audio.patch_frames", f"must be <= {frames}, the frames of data.audio.seconds"
+        yield tower.patch_bins <= audio.mel_bins, "model.audio.patch_bins", f"must be <= data.audio.mel_bins = {audio.mel_bins}"
+        yield audio.hop <= audio.window, "data.audio.hop", f"must be <= data.audio.window = {audio.window}, else samples are passed over"
+    if "video" in anchors and config.model.video.depth:
+        yield (
+            config.model.embed_dim % config.model.video.heads == 0,
+            "model.video.heads",
+            f"must divide model.embed_dim = {config.model.embed_dim}",
+        )
 
 
 def _train_rules(config: Any) -> Iterator[Rule]:

@@ -32,8 +32,8 @@ def pytree(cls: type[T]) -> type[T]:
 class Tokens:
     """One modality's raw input.
 
-    values: image uint8 [B, H, W, 3]; text int32 [B, T] token ids.
-    mask:   bool [B, T], True where a token is valid; None when every position is.
+    values: image uint8 [B, H, W, 3]; text int32 [B, T] token ids; audio int16 [B, samples]; video uint8 [B, F, H, W, 3].
+    mask:   bool [B, T], True where a token is valid, of sound where a log-mel frame is; None when every position is.
     """
 
     values: AnyArray
@@ -45,7 +45,7 @@ class Batch:
     """One global batch (on a host: this host's rows of it).
 
     inputs:     modality name -> Tokens; pictures are left out where what their trunk made of them is stored.
-    present:    modality name -> bool [B]; False where the row lacks that modality.
+    present:    modality name -> bool [B]; False where the row lacks that modality: its input is then all zeros, and no loss sees it.
     caption_id: uint32 [B, 2], 64-bit hash of the normalised caption.
     anchor_id:  uint32 [B, 2], 64-bit hash of the source key of the anchor.
     index:      int32 [B], row number in the training source; what a partner list points to.

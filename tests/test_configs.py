@@ -18,13 +18,14 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "configs"
 LAION = ("laion400m_vitb16_bacl", "laion400m_vitb32_clip", "laion400m_vitl14_bacl")
 EMOJI = ("emoji_clip", "emoji_bacl", "emoji_bns", "emoji_cla", "emoji_bacl_paper", "emoji_mmcl")
-NAMES = (*EMOJI, "emoji_vit_bacl", "emoji_minilm", "manifest", "unpaired", "webdataset", "mixture", "clip_vitb32_bacl", *LAION)
+MEDIA = ("stamps_audio_bacl", "sprites_video_bacl", "stamps_trimodal_bacl", "wavtext5k_bacl", "webvid10m_bacl", "vast27m_bacl")
+NAMES = (*EMOJI, "emoji_vit_bacl", "emoji_minilm", "manifest", "unpaired", "webdataset", "mixture", "clip_vitb32_bacl", *LAION, *MEDIA)
 SHARED = {"base", "laion400m"}  # parts of others, no runs
 
 
 def read(name):
     settings = importlib.import_module(f"configs.{name}").get_config()
-    if settings.data.kind not in ("emoji", "mixture"):
+    if settings.data.kind not in ("emoji", "mixture", "stamps", "sprites"):
         settings.data.path = "pairs.csv" if settings.data.kind == "manifest" else "shards"
     return from_config_dict(settings)
 
@@ -60,7 +61,7 @@ def test_every_field_has_a_comment():
             if (
                 re.match(r"    \w[\w.]* = ", line)
                 and "ConfigDict()" not in line
-                and not re.search(r"= (config\.|\w+\(\)$|base\.|laion400m\.(get_config|bacl)\()", line)
+                and not re.search(r"= (config\.|\w+\(\)$|base\.|laion400m\.(get_config|bacl)\(|\w+_bacl\.get_config\()", line)
             ):
                 assert "  # " in line, f"{path.name}: {line}"
                 assert "None" not in line.split("#")[0] or "None" in line.split("#")[1], f"{path.name}: meaning of None: {line}"
@@ -92,7 +93,7 @@ def test_what_each_config_is():
         "laion400m_vitb16_bacl": (True, True),
         "laion400m_vitb32_clip": (False, False),
         "laion400m_vitl14_bacl": (True, True),
-    }
+    } | dict.fromkeys(MEDIA, (True, True))
     paper = read("emoji_bacl_paper").objective
     assert (paper.bns.pool, paper.bns.policy_bound, paper.cla.layers) == (paper.bns.k, None, 4)
     assert (paper.bns.reweight, paper.bns.partner_share, paper.bns.drawn_share > 0) == (False, 0.0, True)

@@ -201,3 +201,25 @@ def test_what_does_not_depend_on_the_parameters_is_computed_once():
     assert first.anchors is other.anchors
     assert other.once("a number", lambda: 3) == first.once("a number", lambda: 4) == 3
     np.testing.assert_array_equal(other.images, first.images[::-1])
+
+
+def test_mrr_and_ndcg_against_their_definitions():
+    r = np.random.default_rng(0)
+    queries, gallery = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (r.normal(size=(20, 8)), r.normal(size=(30, 8))))
+    positives = [sorted(r.choice(30, r.integers(1, 4), replace=False).tolist()) for _ in range(20)]
+    ranks = R.rank(queries.astype(np.float32), gallery.astype(np.float32), R.padded(positives))
+    reciprocal, gain = [], []
+    for query, right in zip(queries, positives, strict=True):
+        order = np.argsort(-(gallery @ query)).tolist()
+        negatives = [entry for entry in order if entry not in right]
+        best = min(right, key=order.index)
+        reciprocal.append(1 / (1 + sum(order.index(entry) < order.index(best) for entry in negatives)))
+        ideal = sum(1 / np.log2(2 + place) for place in range(len(right)))
+        gain.append(sum(1 / np.log2(2 + order.index(entry)) for entry in right) / ideal)
+    np.testing.assert_allclose(R.reciprocal_rank(ranks)["MRR"], 100 * np.mean(reciprocal), rtol=1e-6)
+    np.testing.assert_allclose(R.discounted_gain(ranks)["nDCG"], 100 * np.mean(gain), rtol=1e-6)
+
+
+def test_the_fused_embedding_is_the_mean_of_what_is_there():
+    a, b = np.eye(3, dtype=np.float32)[:2], np.stack([np.eye(3, dtype=np.float32)[2], np.zeros(3, np.float32)])
+    np.testing.assert_allclose(R.fused([a, b]), [[0.5**0.5, 0, 0.5**0.5], [0, 1, 0]], rtol=1e-6)

@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import jax
+import media_files
 import numpy as np
 import pytest
 import tiny
@@ -56,6 +57,38 @@ SMALLER = {  # of the large towers
 }
 
 
+MEDIA = {  # name of a config -> what makes its data, and the settings that fit them
+    "stamps_audio_bacl": (lambda folder: media_files.stamps(folder, languages=("fr", "es", "ca", "ro")), {}),
+    "stamps_trimodal_bacl": (media_files.stamps, {}),
+    "sprites_video_bacl": (media_files.sprites, {"data.video.frames": 2}),
+    "wavtext5k_bacl": (media_files.wavtext, {}),
+    "webvid10m_bacl": (media_files.webvid, {"data.video.frames": 2}),
+    "vast27m_bacl": (media_files.vast, {"data.video.frames": 2}),
+}
+SMALL_MEDIA = {
+    "train.batch_size": 8,
+    "data.validation_captions": 2,
+    "data.test_captions": 2,
+    "data.validation_rows": 2,
+    "data.test_rows": 2,
+    "data.audio.rate": 8000,
+    "data.audio.seconds": 0.5,
+    "data.audio.mel_bins": 16,
+    "data.audio.window": 200,
+    "data.audio.hop": 80,
+    "data.audio.bin_width": 4,
+    "data.vocab_size": 300,
+    "model.audio.width": 16,
+    "model.audio.depth": 1,
+    "model.audio.heads": 2,
+    "model.audio.patch_frames": 8,
+    "model.audio.patch_bins": 16,
+    "model.video.depth": 1,
+    "model.video.heads": 2,
+    "data.max_error_share": 1.0,
+}
+
+
 def manifest(folder):
     """24 pairs, two of them for validation."""
     rows = ["image,caption,split"]
@@ -100,6 +133,9 @@ def test_two_steps(name, tmp_path, monkeypatch):
         overrides |= SMALLER | {"data.tokenizer_path": vocabularies.clip_file(tmp_path), "data.vocab_size": vocabularies.CLIP_SIZE}
     if name.startswith("clip_"):  # the weights are a download; tests/test_interop.py reads such
         overrides |= {"model.image.pretrained": None, "model.text.pretrained": None}
+    if name in MEDIA:
+        make, own = MEDIA[name]
+        overrides |= SMALLER | SMALL_MEDIA | {"data.path": str(make(tmp_path))} | own
     if settings.data.kind == "manifest":
         overrides |= {"data.path": manifest(tmp_path), "data.split_column": "split"}
     if name == "unpaired":

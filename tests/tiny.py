@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from bacl_jax.config import Config, DataConfig, ModelConfig, TextConfig, TrainConfig, VisionConfig
+from bacl_jax.config_media import AudioConfig, AudioDataConfig, VideoConfig, VideoDataConfig
 from bacl_jax.config_objective import BNSConfig, CLAConfig, ObjectiveConfig, UnpairedConfig
 from bacl_jax.mesh import AXES
 from bacl_jax.types import Batch, Tokens
@@ -90,3 +91,34 @@ def batch(seed: int = 0, size: int = 16, captions: int = 10, paired: int | None 
         paired=None if paired is None else np.arange(size) < paired,
         truth=None if paired is None else np.stack([caption, caption], 1).astype(np.uint32),
     )
+
+
+def media(*anchors: str, **objective) -> Config:
+    """BACL without partners on these anchors; half a second of sound at 800 Hz, three frames of a clip."""
+    base = config(**objective)
+    bns = dataclasses.replace(base.objective.bns, partner_share=0.0)
+    settings = dataclasses.replace(base.objective, bns=bns, weights=objective.get("weights", (1.0,) * len(anchors)))
+    audio = AudioDataConfig(rate=800, seconds=0.5, mel_bins=8, window=80, hop=20, time_width=3, bin_width=2)
+    tower = AudioConfig(width=8, depth=1, heads=2, patch_frames=4, patch_bins=4, stride_frames=4, stride_bins=4)
+    return dataclasses.replace(
+        base,
+        data=dataclasses.replace(base.data, kind="clips", anchors=anchors, audio=audio, video=VideoDataConfig(frames=3)),
+        model=dataclasses.replace(base.model, audio=tower, video=VideoConfig(heads=2)),
+        objective=settings,
+    )
+
+
+def media_batch(*anchors: str, seed: int = 0, share: float = 0.6) -> Batch:
+    """`batch` with random inputs of these anchors; of several, each is there for a share of the rows."""
+    found, r = batch(seed), np.random.default_rng(seed)
+    size = len(found.index)
+    made = {
+        "image": found.inputs["image"],
+        "audio": Tokens(
+            values=r.integers(-9999, 9999, (size, 400)).astype(np.int16), mask=np.arange(21)[None] < r.integers(3, 21, (size, 1))
+        ),
+        "video": Tokens(values=r.integers(0, 256, (size, 3, 16, 16, 3), dtype=np.uint8)),
+    }
+    present = {name: np.ones(size, bool) if len(anchors) == 1 else r.random(size) < share for name in anchors}
+    inputs = {name: made[name] for name in anchors} | {"text": found.inputs["text"]}
+    return dataclasses.replace(found, inputs=inputs, present=present | {"text": np.ones(size, bool)})

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from bacl_jax.config import ConfigError, DataConfig
-from bacl_jax.data import emoji, manifest, mixture, stream
+from bacl_jax.data import clips, emoji, manifest, mixture, sprites, stamps, stream
 from bacl_jax.data.array_record import ArrayRecordFiles
 from bacl_jax.data.loader import batches, eval_batches
 from bacl_jax.data.order import PartnerList, PartnerLists
@@ -39,7 +39,13 @@ __all__ = [
 log = logging.getLogger("bacl_jax")
 
 _MIB = 2**20
-_READERS = {"emoji": emoji.load, "manifest": manifest.load}  # look at every row at once
+_READERS = {  # look at every row at once
+    "emoji": emoji.load,
+    "manifest": manifest.load,
+    "clips": clips.load,
+    "stamps": stamps.load,
+    "sprites": sprites.load,
+}
 _RECORDS: dict[str, Callable[[str, DataConfig, OnSkip | None], Records]] = {  # read rows as they are needed
     "webdataset": lambda path, c, on_skip: TarShards(
         path, c.index, on_skip=on_skip, keep_bytes=c.cache_mib * _MIB * (c.shuffle == "block")

@@ -5,13 +5,14 @@ Dimension legend: B rows of the global batch (b of this host), S pixels a side, 
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import UInt8, UInt32
+from jaxtyping import Bool, UInt8, UInt32
 
 from bacl_jax.config import Config, ConfigError, DataConfig
-from bacl_jax.data import features, order, transforms
+from bacl_jax.data import features, inputs, order, transforms
 from bacl_jax.data.faults import Faults
 from bacl_jax.data.features import FeatureFiles
 from bacl_jax.data.halftrue import names_side
@@ -28,10 +29,11 @@ _ATTEMPTS = 16  # rows tried for one place of a batch
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One place of a batch: its cropped picture (None where its features are stored, or the row has none), caption, key of the anchor,
-    stored features by name; what the picture's true caption is, as far as it is known, and whether picture and caption are of one row."""
+    """One place of a batch: the inputs of its anchors (none where the features of its picture are stored, or the row has none), caption,
+    key of the anchor, stored features by name; what the picture's true caption is, as far as it is known, and whether picture and caption
+    are of one row."""
 
-    image: UInt8[np.ndarray, "S S 3"] | None
+    inputs: dict[str, inputs.Input]
     caption: str
     anchor_key: str
     stored: dict[str, np.ndarray]
@@ -40,7 +42,7 @@ class Pair:
 
     def beside(self, other: "Pair") -> "Pair":
         """The picture of the one and the caption of the other, whichever has which; both of `self` where it has both."""
-        shown, told = (self, other) if self.image is not None else (other, self)
+        shown, told = (self, other) if self.inputs else (other, self)
         return dataclasses.replace(shown, caption=told.caption, paired=False)
 
 
@@ -84,8 +86,9 @@ class BatchBuilder:
         self._partners.count(step, int(np.count_nonzero(mixed != rows)))
         return mixed
 
-    def _pair(self, row: int, choice: float, draw: list[float]) -> Pair:
-        """The pair at a row; choice, in [0, 1), draws its caption and `draw` (`transforms.augmentation`) the crop."""
+    def _pair(self, row: int, choice: float, draw: list[float], media: list[float]) -> Pair:
+        """The pair at a row; choice, in [0, 1), draws its caption, `draw` (`transforms.augmentation`) the crop, `media` parts of sounds and
+        the frames of clips."""
         data = self._config.data
         with self._stages.spent("reading"):
             example = self._dataset.train[row]
@@ -95,19 +98,19 @@ class BatchBuilder:
         caption = among[which]
         stored = features.of_caption(stored, which, data.context_length)
         truth = caption or example.truth
-        if "image.pooled" in stored or example.picture is None:
-            return Pair(None, caption, example.anchor_key, stored, truth)
+        if "image.pooled" in stored:
+            return Pair({}, caption, example.anchor_key, stored, truth)
         where = transforms.place(draw, data, may_flip=not data.augment_flip or not names_side(caption))
         with self._stages.spent("decoding"):
-            image = transforms.crop(example.picture, data.image_size, where, data.resample)
-        return Pair(image, caption, example.anchor_key, stored, truth)
+            found = inputs.of(example, data, where, media)
+        return Pair(found, caption, example.anchor_key, stored, truth)
 
-    def _read(self, step: int, position: int, row: int, choice: float, draw: list[float]) -> tuple[int, Pair]:
+    def _read(self, step: int, position: int, row: int, *drawn: Any) -> tuple[int, Pair]:
         """The pair at a position of the global batch, and its row: another one's where that row cannot be read and may be skipped."""
         for attempt in range(_ATTEMPTS):
             try:
                 self._faults.repeat(step=step, position=position, row=row)
-                return row, self._pair(row, choice, draw)
+                return row, self._pair(row, *drawn)
             except DataError as error:
                 if self._config.data.on_error == "raise":
                     raise DataError(f"{error}; or leave such rows out: data.on_error = skip", kind=error.kind, shard=error.shard) from error
@@ -123,21 +126,23 @@ class BatchBuilder:
         rows, beside = self.rows(step)[self._held], self.sampler.rows_beside(step)[self._held].tolist()
         augment = transforms.augmentation(self._config.seed, step, self._config.train.batch_size, data)[self._held]
         choice = order.generator(self._config.seed, step, order.CAPTION).random(self._config.train.batch_size)[self._held]
+        media = order.generator(self._config.seed, step, order.MEDIA).random((self._config.train.batch_size, inputs.draws(data)))[
+            self._held
+        ]
         pairs: list[Pair] = []
         self._faults.asked(len(rows))
-        drawn = zip(self._held.tolist(), rows.tolist(), choice.tolist(), augment.tolist(), strict=True)
-        for i, (position, row, which, where) in enumerate(drawn):
-            rows[i], pair = self._read(step, position, row, which, where)
-            pairs.append(pair if beside[i] < 0 else pair.beside(self._read(step, position, beside[i], which, where)[1]))
-        captions, images = [pair.caption for pair in pairs], [pair.image for pair in pairs if pair.image is not None]
-        pictures = {"image": Tokens(values=np.stack(images))} if images else {}
+        places = zip(self._held.tolist(), rows.tolist(), choice.tolist(), augment.tolist(), media.tolist(), strict=True)
+        for i, (position, row, *drawn) in enumerate(places):
+            rows[i], pair = self._read(step, position, row, *drawn)
+            pairs.append(pair if beside[i] < 0 else pair.beside(self._read(step, position, beside[i], *drawn)[1]))
+        captions = [pair.caption for pair in pairs]
+        found, present = inputs.stacked([pair.inputs for pair in pairs], data)
         with self._stages.spent("tokenising"):
             ids, mask = self._tokenizer.encode(captions)
             caption_id = hash_ids(captions)
-        present = np.ones(len(rows), bool)
         return step, Batch(
-            inputs=pictures | {"text": Tokens(values=ids, mask=mask)},
-            present={"image": present, "text": present},
+            inputs=found | {"text": Tokens(values=ids, mask=mask)},
+            present=present | {"text": np.ones(len(rows), bool)},
             caption_id=caption_id,
             anchor_id=hash_ids(pair.anchor_key for pair in pairs),
             index=rows.astype(np.int32),
@@ -195,6 +200,20 @@ def batches(
     )
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.prefetch)
     return iter(grain.MapDataset.range(start_step, _LAST_STEP).map(build).to_iter_dataset(options))
+
+
+def anchor_batches(
+    source: Source, config: DataConfig, anchor: str, batch_size: int
+) -> Iterator[tuple[tuple[np.ndarray, ...], Bool[np.ndarray, " c"]]]:
+    """(what the tower of an anchor takes, which of the c rows have it) over a source in its order, without augmentation: the middles of
+    sounds and of equal parts of clips. Every batch has `batch_size` rows; past c, and where a row lacks the anchor, they are zeros."""
+    middles = [0.5] * inputs.draws(config)
+    one = dataclasses.replace(config, anchors=(anchor,), video=dataclasses.replace(config.video, sampling="uniform"))
+    for start in range(0, len(source), batch_size):
+        rows = range(start, min(start + batch_size, len(source)))
+        found = [inputs.of(source[row], one, transforms.square, middles) for row in rows]
+        tokens = inputs.stacked([*found, *([{}] * (batch_size - len(found)))], one, whole=True)[0][anchor]
+        yield ((tokens.values,) if tokens.mask is None else (tokens.values, tokens.mask)), np.array([anchor in row for row in found])
 
 
 def eval_batches(source: Source, config: DataConfig, batch_size: int) -> Iterator[tuple[UInt8[np.ndarray, "b S S 3"], int]]:

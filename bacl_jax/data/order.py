@@ -13,7 +13,7 @@ import numpy as np
 from grain.experimental import index_shuffle
 from jaxtyping import Int, Int32, Int64
 
-AUGMENTATION, PARTNER, CAPTION, REPLACEMENT = 1, 2, 3, 4  # streams of `generator`
+AUGMENTATION, PARTNER, CAPTION, REPLACEMENT, MEDIA = 1, 2, 3, 4, 9  # streams of `generator`; 5 to 8 are the sampler's
 _ROUNDS = 4  # of the block cipher behind index_shuffle; grain's own default
 _TABLE_BELOW = 2**14  # rows; index_shuffle walks a domain of at least 2^16, 10 ms a row for n = 2, where a table costs microseconds
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8, UInt32
+from jaxtyping import Int, Int16, UInt8, UInt32
 
 from bacl_jax.config import ConfigError
 from bacl_jax.data.halftrue import HalfTrueIndex
@@ -32,9 +32,27 @@ class Picture(Protocol):
     def crop(self, size: int, where: Callable[[int, int], Any], resample: Any) -> UInt8[np.ndarray, "S S 3"]: ...
 
 
+@runtime_checkable
+class Sound(Protocol):
+    """A sound that is decoded when it is listened to. Raises DataError where it cannot be."""
+
+    def samples(self, rate: int, seconds: float, where: float) -> Int16[np.ndarray, " n"]:
+        """At most so many seconds, mono, `rate` samples each; where, in [0, 1]: which part of a longer sound, by its place."""
+        ...
+
+
+@runtime_checkable
+class Clip(Protocol):
+    """A clip whose frames are decoded when they are looked at. Raises DataError where they cannot be."""
+
+    def frames(self, places: Sequence[float]) -> list[UInt8[np.ndarray, "h w 3"]]:
+        """The frames at these places of the clip, each in [0, 1), in ascending order."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One pair.
+    """One row: a caption, and what it is about.
 
     picture:    uint8 [h, w, 3], any size, or how it is stored; None where the row has none.
     caption:    normalised (`normalise`); empty where the row has none.
@@ -42,6 +60,8 @@ class Example:
     others:     further captions of the same image, normalised; training draws one of them all.
     shard:      the file that holds the row, where rows share files.
     truth:      normalised; the caption that a picture without one truly has, where that is known: for metrics alone.
+    sound, clip: what is heard and what moves; None where the row has none.
+    label:      its class, for the task `fusion`; empty where it has none.
     """
 
     picture: UInt8[np.ndarray, "h w 3"] | Picture | None
@@ -50,6 +70,9 @@ class Example:
     others: tuple[str, ...] = ()
     shard: str = ""
     truth: str = ""
+    sound: Sound | None = None
+    clip: Clip | None = None
+    label: str = ""
 
     @property
     def image(self) -> UInt8[np.ndarray, "h w 3"]:

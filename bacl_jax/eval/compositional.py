@@ -81,7 +81,15 @@ def blind_scores(embeddings: Embeddings, pairs: ScoredPairs) -> tuple[Float[np.n
 
 
 def halftrue(embeddings: Embeddings) -> dict[str, float]:
-    """The task `halftrue` on one split: every image against the half-true neighbours of its caption, in percent.
+    """The task `halftrue` on one split; of several anchors with the name of each before its metrics, and of all together (fused)."""
+    anchors = embeddings.each_anchor()
+    if len(anchors) == 1:
+        return of_anchor(embeddings)
+    return {f"{anchor}/{name}": value for anchor in anchors for name, value in of_anchor(embeddings.of(anchor)).items()}
+
+
+def of_anchor(embeddings: Embeddings) -> dict[str, float]:
+    """Of one anchor: every image against the half-true neighbours of its caption, in percent.
 
     `halftrue_pairwise`: share of (image, neighbour) pairs in which the own caption scores higher; also for each
     attribute that the differing word is about. `halftrue_beat_all`: share of images whose own caption scores above

@@ -12,7 +12,7 @@ from rich.table import Table
 from bacl_jax.eval.pictures import save
 
 HEADLINES = {
-    "retrieval": ("i2t_R@1", "i2t_R@1_all", "t2i_R@1"),
+    "retrieval": ("i2t_R@1", "i2t_R@1_all", "t2i_R@1", "a2t_R@1", "t2a_R@1", "v2t_R@1", "t2v_R@1", "f2t_R@1"),
     "halftrue": ("halftrue_pairwise", "halftrue_beat_all"),
     "localization": ("ael",),
 }

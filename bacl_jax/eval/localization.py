@@ -10,11 +10,15 @@ So looking away from the blank beats region / P without any grounding. `ael_fore
 chance among the patches that are not blank in both images. Pairs that differ over most of the picture (two flags)
 show nothing either and are left out.
 
-Dimension legend: n pairs, b pairs at a time, S image side, T text tokens, P patches (row-major over a grid).
+Of clips all of this holds frame by frame.
+
+Dimension legend: n pairs, b pairs at a time, S image side, T text tokens, P patches (row-major over a grid),
+F frames of a clip.
 """
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +26,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from bacl_jax.data.loader import eval_batches
+from bacl_jax.data.loader import anchor_batches, eval_batches
 from bacl_jax.eval.retrieval import Embeddings, progress
 from bacl_jax.objective import cla
 from bacl_jax.types import Features
@@ -30,6 +34,7 @@ from bacl_jax.types import Features
 log = logging.getLogger("bacl_jax")
 
 aligned_delta = jax.jit(cla.delta_attention)
+KINDS = {"emoji": "image", "sprites": "video"}  # data whose keys name a style -> the anchor that shows it
 THRESHOLD = 0.1  # mean absolute difference of a patch, pixels in [0, 1], above which it belongs to the region
 LARGEST_REGION = 0.5  # share of the patches; pairs with a larger region are left out
 BLANK = 0.02  # mean absolute difference from white up to which a patch is blank
@@ -48,8 +53,8 @@ class Pairs:
     image, other: [n] rows of these. caption, false_caption: [n] indices into dataset.captions.
     """
 
-    images: UInt8[np.ndarray, "i S S 3"]
-    others: UInt8[np.ndarray, "j S S 3"]
+    images: UInt8[np.ndarray, "i *F S S 3"]
+    others: UInt8[np.ndarray, "j *F S S 3"]
     image: Int[np.ndarray, " n"]
     other: Int[np.ndarray, " n"]
     caption: Int[np.ndarray, " n"]
@@ -84,10 +89,10 @@ def style(anchor_key: str) -> str | None:
 def find_pairs(embeddings: Embeddings) -> Pairs | None:
     """Every (image of the split, neighbour of its caption) whose neighbour has an image of the same style in any split.
 
-    None when there is no such pair, as always for a manifest: its keys name no style. Memory: the images of the pairs.
+    None when there is no such pair, as always for a manifest: its keys name no style; so for sounds. Memory: the images of the pairs.
     """
     dataset, split = embeddings.dataset, embeddings.dataset.splits[embeddings.split]
-    if embeddings.config.data.kind != "emoji":
+    if KINDS.get(embeddings.config.data.kind) != embeddings.anchor:
         return None
     sources = [(split.source, split.caption), (dataset.train, dataset.train_caption)]
     sources += [(part.source, part.caption) for name, part in sorted(dataset.splits.items()) if name != embeddings.split]
@@ -118,15 +123,25 @@ def find_pairs(embeddings: Embeddings) -> Pairs | None:
     return Pairs(images, np.concatenate(others), image, other, np.asarray(captions), np.asarray(false_captions))
 
 
-def _pixels(source: Any, embeddings: Embeddings) -> UInt8[np.ndarray, "n S S 3"]:
+def _pixels(source: Any, embeddings: Embeddings) -> UInt8[np.ndarray, "n *F S S 3"]:
+    if embeddings.anchor == "video":
+        clips = anchor_batches(source, embeddings.config.data, "video", embeddings.config.eval.batch_size)
+        return np.concatenate([rows[0][: len(there)] for rows, there in clips])
     batches = eval_batches(source, embeddings.config.data, embeddings.config.eval.batch_size)
     return np.concatenate([np.asarray(images)[:count] for images, count in batches])
 
 
 def patch_difference(
-    images: UInt8[np.ndarray, "n S S 3"], others: UInt8[np.ndarray, "m S S 3"], grid: tuple[int, int]
+    images: UInt8[np.ndarray, "n *F S S 3"], others: UInt8[np.ndarray, "m *F S S 3"], grid: tuple[int, int]
 ) -> Float[np.ndarray, "n P"]:
-    """Mean absolute difference of two images in each patch, pixels in [0, 1]; m = n, or 1 for one image against all."""
+    """Mean absolute difference of two images in each patch, pixels in [0, 1]; m = n, or 1 for one image against all.
+
+    Of clips the same frame by frame; their grid is (frames, patches of a frame).
+    """
+    if images.ndim == 5:
+        side, frames = math.isqrt(grid[1]), images.shape[1]
+        parts = [patch_difference(images[:, at], others[:, at], (side, side)) for at in range(frames)]
+        return np.concatenate(parts, axis=1)
     n, height, width, _ = images.shape
     if height % grid[0] or width % grid[1]:
         raise ValueError(f"a grid of {grid[0]} x {grid[1]} patches does not divide images of {height} x {width} pixels")
@@ -208,7 +223,8 @@ def localize(
     used, caption = np.unique(np.concatenate([pairs.caption, pairs.false_caption]), return_inverse=True)
     true_text, false_text = np.split(caption, 2)
     ids, mask = ids[used], mask[used]
-    image = _in_batches(lambda rows: trainer.encode_image(params, pairs.images[rows]), len(pairs.images), size)
+    see = trainer.encode_image if embeddings.anchor == "image" else trainer.encode_anchor[embeddings.anchor]
+    image = _in_batches(lambda rows: see(params, pairs.images[rows]), len(pairs.images), size)
     text = _in_batches(lambda rows: trainer.encode_text(params, ids[rows], mask[rows]), len(used), size)
     hits = []
     starts = range(0, len(pairs.image), size)

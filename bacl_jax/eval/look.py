@@ -19,8 +19,9 @@ QUERIES = 1024  # pictures of the split, evenly spread, that the distributions a
 
 def look(embeddings: Embeddings, split: str) -> Look:
     """By eval.split and config.watch; names begin with `split` where the split matters."""
-    watch = embeddings.config.watch
-    shown = triptychs(embeddings, watch.pictures) if watch.pictures and embeddings.config.objective.cla.enabled else []
+    watch, config = embeddings.config.watch, embeddings.config
+    drawn = watch.pictures and config.objective.cla.enabled and config.data.anchors == ("image",)
+    shown = triptychs(embeddings, watch.pictures) if drawn else []
     figures = [attention_triptych([one], embeddings.trainer.grid) for one in shown]
     return Look(
         numbers=norms(embeddings.params) if watch.histograms else {},

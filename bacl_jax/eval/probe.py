@@ -50,8 +50,8 @@ def probe(encoder: Encoder) -> Outcome:
     weight, found = chosen(z, label, len(names), settings, show_progress=encoder.show_progress)
     metrics = {"weight": weight, "n_train": len(z)} | ({} if found is None else {"validation_top1": found})
     if len(queries):
-        model = fit(z, label, weight, _zero(len(names), z.shape[1]), steps=settings.steps)
-        metrics = recalls(wanted, *places(_scores(model, queries), wanted), len(names)) | metrics
+        model = fit(z, label, weight, zero(len(names), z.shape[1]), steps=settings.steps)
+        metrics = recalls(wanted, *places(scores(model, queries), wanted), len(names)) | metrics
     metrics |= {"n": len(queries), "n_entries": len(test[1]), "n_classes": len(names)}
     return Outcome(metrics | counted(left_out), left_out)
 
@@ -88,11 +88,11 @@ def chosen(
             f"{FIELD}.validation_share = {settings.validation_share}: holds out no picture, and on these the L2 weight is chosen; "
             f"raise it, or give a single {FIELD}.weights"
         )
-    model, best = _zero(classes, z.shape[1]), (0.0, -1.0)
+    model, best = zero(classes, z.shape[1]), (0.0, -1.0)
     weights = sorted(settings.weights, reverse=True)
     for weight in progress(weights, "fitting the probe", len(weights), show_progress):
         model = fit(z[~held], label[~held], weight, model, steps=settings.steps)
-        top1 = recalls(label[held], *places(_scores(model, z[held]), label[held]), classes)["top1"]
+        top1 = recalls(label[held], *places(scores(model, z[held]), label[held]), classes)["top1"]
         best = max(best, (weight, top1), key=lambda pair: pair[1])  # the first, so the larger weight, of equal ones
     return best
 
@@ -106,7 +106,7 @@ def held_out(label: Int[np.ndarray, " N"], share: float, seed: int) -> Bool[np.n
     return held
 
 
-def _zero(classes: int, width: int) -> Linear:
+def zero(classes: int, width: int) -> Linear:
     return jnp.zeros((classes, width)), jnp.zeros(classes)
 
 
@@ -132,5 +132,5 @@ def fit(z: Float[Array, "N D"], label: Int[Array, " N"], weight: Float[Array, ""
     return cast(Linear, jax.lax.while_loop(goes_on, step, (start, solver.init(start), 0, jnp.inf))[0])
 
 
-def _scores(model: Linear, z: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N C"]:
+def scores(model: Linear, z: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N C"]:
     return z @ np.asarray(model[0]).T + np.asarray(model[1])

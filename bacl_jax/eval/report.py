@@ -33,6 +33,8 @@ STEP_PANELS: dict[str, tuple[tuple[str, str], ...]] = {
     "gradient norm": (("grad_norm", "model"), ("grad_norm_cross_attention", "cross-modal layers"), ("grad_norm_policy", "policy")),
     "schedules": (("alpha", "alpha"), ("temperature", "temperature")),
 }
+GALLERIES = {"t2i": "image", "t2a": "sound", "t2v": "clip", "t2f": "all together"}
+QUERIES = {"i2t": "image", "t2i": "text", "a2t": "sound", "t2a": "text", "v2t": "clip", "t2v": "text", "f2t": "all together", "t2f": "text"}
 REFERENCES = {"log B": "--", "floor of the contrastive term": ":"}  # lines to compare with, and how they are drawn
 EVAL_PANEL = (
     ("retrieval/i2t_R@1", "image to text R@1"),
@@ -52,7 +54,8 @@ def tables(results: Mapping[str, Mapping[str, float]]) -> list[Table]:
         "robustness": _robustness_table,
     }
     others = {task: benchmark_report.table if "n_entries" in metrics else _plain_table for task, metrics in results.items()}
-    return [forms[task](metrics) if task in forms else others[task](task, metrics) for task, metrics in results.items()]
+    formed = {task for task, metrics in results.items() if task in forms and "n" in metrics}  # of several anchors there is an n for each
+    return [forms[task](metrics) if task in formed else others[task](task, metrics) for task, metrics in results.items()]
 
 
 def print_tables(results: Mapping[str, Mapping[str, float]], console: Console | None = None) -> None:
@@ -76,21 +79,20 @@ def _percentage(metrics: Mapping[str, float], name: str) -> str:
 
 def _retrieval_table(metrics: Mapping[str, float]) -> Table:
     of = f" of {metrics['n_entries']:.0f}" if "n_entries" in metrics else ""
-    table = _table(f"retrieval, {metrics['n']:.0f}{of} images (percent)", ("", "R@1", "R@5", "R@10", "mAP", "median rank", "among"))
-    rows = {
-        "image to text": ("i2t", "", "n_captions"),
-        "image to text, all captions": ("i2t", "_all", "n_captions_all"),
-        "image to text, re-ranked": ("i2t", "_reranked", "n_captions"),
-        "image to text, chance": ("i2t", "_chance", "n_captions"),
-        "text to image": ("t2i", "", "n"),
-        "text to image, all images": ("t2i", "_all", "n_images_all"),
-        "text to image, re-ranked": ("t2i", "_reranked", "n"),
-        "text to image, chance": ("t2i", "_chance", "n"),
-    }
-    for label, (way, suffix, among) in rows.items():
-        if f"{way}_R@1{suffix}" in metrics:
-            numbers = [_percentage(metrics, f"{way}_{name}{suffix}") for name in ("R@1", "R@5", "R@10", "mAP", "median_rank")]
-            table.add_row(label, *numbers, f"{metrics[among]:.0f}")
+    further = [name for name in ("MRR", "nDCG") if any(f"{way}_{name}" in metrics for way in QUERIES)]
+    what = "images" if "i2t_R@1" in metrics else "rows"
+    columns = ("", "R@1", "R@5", "R@10", "mAP", "median rank", *further, "among")
+    table = _table(f"retrieval, {metrics['n']:.0f}{of} {what} (percent)", columns)
+    for way, query in QUERIES.items():
+        from_text = way.startswith("t2")
+        label, suffixes = f"{query} to {'text' if not from_text else GALLERIES[way]}", ("", "_all", "_reranked", "_chance")
+        among = ("n", "n_images_all", "n", "n") if from_text else ("n_captions", "n_captions_all", "n_captions", "n_captions")
+        words = ("", f", all {'captions' if not from_text else 'images'}", ", re-ranked", ", chance")
+        for suffix, gallery, word in zip(suffixes, among, words, strict=True):
+            if f"{way}_R@1{suffix}" in metrics:
+                names = ("R@1", "R@5", "R@10", "mAP", "median_rank", *further)
+                numbers = [_percentage(metrics, f"{way}_{name}{suffix}") for name in names]
+                table.add_row(label + word, *numbers, f"{metrics[gallery]:.0f}")
     return table
 
 
@@ -195,12 +197,14 @@ def training_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLik
 def write_plots(workdir: str | os.PathLike, embeddings: Embeddings, folder_name: str = "plots") -> list[Path]:
     """Write what there is to show to workdir/<folder_name>/*.png and return the paths.
 
-    curves.png where metrics.jsonl has records; gallery.png; attention.png where CLA is enabled and half-true pairs exist.
+    curves.png where metrics.jsonl has records; of pictures alone gallery.png; attention.png where CLA is enabled and half-true pairs exist.
     """
     folder, paths = Path(workdir) / folder_name, []
     log = Path(workdir) / "metrics.jsonl"
     if log.exists() and (records := read_metrics(log)):
         paths.append(training_curves(records, folder / "curves.png"))
+    if embeddings.config.data.anchors != ("image",):
+        return paths
     paths.append(retrieval_gallery(embeddings, folder / "gallery.png"))
     if embeddings.config.objective.cla.enabled and (rows := triptychs(embeddings)):
         paths.append(save(attention_triptych(rows, embeddings.trainer.grid), folder / "attention.png"))

@@ -25,10 +25,12 @@ from rich.console import Console
 from rich.progress import track
 
 from bacl_jax.config import Config, ConfigError
-from bacl_jax.data.loader import eval_batches
+from bacl_jax.data.loader import anchor_batches, eval_batches
 
 T = TypeVar("T")
 TIE = 1e-6
+FUSED = "fused"
+WAYS = {"image": ("i2t", "t2i"), "audio": ("a2t", "t2a"), "video": ("v2t", "t2v"), FUSED: ("f2t", "t2f")}  # names of the two directions
 TOP = (1, 5, 10)
 
 
@@ -41,21 +43,50 @@ def progress(items: Iterable, description: str, total: int, shown: bool) -> Iter
 class Embeddings:
     """What the tasks of one evaluation share; each part is computed when first asked for, then kept.
 
-    trainer: has encode_image, encode_text (see train/step.py). params: its evaluation parameters.
+    trainer: has encode_image, encode_text, encode_anchor (see train/step.py). params: its evaluation parameters.
+    anchor: what is meant by images, the first of data.anchors where it is not told; FUSED: the mean of all.
     Host memory: float32 [rows, D] for captions, for the split and, once asked for, for the other sources.
     """
 
-    def __init__(self, trainer: Any, params: Any, dataset: Any, tokenizer: Any, config: Config, split: str, *, show_progress: bool = False):
+    def __init__(
+        self,
+        trainer: Any,
+        params: Any,
+        dataset: Any,
+        tokenizer: Any,
+        config: Config,
+        split: str,
+        *,
+        show_progress: bool = False,
+        anchor: str | None = None,
+    ):
         filled = sorted(name for name, part in dataset.splits.items() if len(part.source))
         if split not in filled:
             raise ConfigError(f"eval.split = {split!r}: the data set has no rows there; splits with rows: {', '.join(filled) or 'none'}")
         self.trainer, self.params, self.dataset, self.tokenizer = trainer, params, dataset, tokenizer
         self.config, self.split, self.show_progress = config, split, show_progress
+        self.anchor = anchor or config.data.anchors[0]
         self._shared: dict[Hashable, Any] = {}
+        self._anchors: dict[str, Embeddings] = {self.anchor: self}
+
+    def each_anchor(self) -> list[str]:
+        """What is evaluated: each anchor and, of several, all together."""
+        anchors = self.config.data.anchors
+        return [*anchors, FUSED] if len(anchors) > 1 else [*anchors]
+
+    def of(self, anchor: str) -> "Embeddings":
+        """The same of another anchor, with the captions of this one."""
+        if anchor not in self._anchors:
+            options = {"show_progress": self.show_progress, "anchor": anchor}
+            other = Embeddings(self.trainer, self.params, self.dataset, self.tokenizer, self.config, self.split, **options)
+            other._shared, other._anchors, other.captions = self._shared, self._anchors, self.captions
+            self._anchors[anchor] = other
+        return self._anchors[anchor]
 
     def with_params(self, params: Any) -> "Embeddings":
         """The same of other parameters, with what was asked for by `once`."""
-        other = Embeddings(self.trainer, params, self.dataset, self.tokenizer, self.config, self.split, show_progress=self.show_progress)
+        options = {"show_progress": self.show_progress, "anchor": self.anchor}
+        other = Embeddings(self.trainer, params, self.dataset, self.tokenizer, self.config, self.split, **options)
         other._shared = self._shared
         return other
 
@@ -89,14 +120,14 @@ class Embeddings:
     @functools.cached_property
     def images(self) -> Float[np.ndarray, "N D"]:
         """Embeddings of the split's images, L2-normalised."""
-        return self._encode(self.dataset.splits[self.split].source)
+        return self.encode(self.dataset.splits[self.split].source)
 
     @functools.cached_property
     def other_images(self) -> tuple[Float[np.ndarray, "n D"], Int[np.ndarray, " n"]]:
         """Embeddings and caption indices of the images outside the split: other splits, and train where its rows are known."""
         others = [] if self.dataset.train_caption is None else [(self.dataset.train, self.dataset.train_caption)]
         others += [(part.source, part.caption) for name, part in sorted(self.dataset.splits.items()) if name != self.split]
-        images = [self._encode(source) for source, _ in others if len(source)]
+        images = [self.encode(source) for source, _ in others if len(source)]
         captions = [np.asarray(caption, np.int64) for source, caption in others if len(source)]
         empty = np.zeros((0, self.images.shape[1]), np.float32)
         return np.concatenate([empty, *images]), np.concatenate([np.zeros(0, np.int64), *captions])
@@ -110,11 +141,26 @@ class Embeddings:
             "anchors", lambda: np.asarray([first.setdefault(source[row].anchor_key, row) for row in range(len(source))], np.int64)
         )
 
-    def _encode(self, source: Any) -> Float[np.ndarray, "N D"]:
-        size = self.config.eval.batch_size
-        batches = progress(eval_batches(source, self.config.data, size), "images", -(-len(source) // size), self.show_progress)
-        parts = [np.asarray(self.trainer.encode_image(self.params, images).pooled, np.float32)[:count] for images, count in batches]
-        return finite(np.concatenate(parts), "image")
+    def encode(self, source: Any) -> Float[np.ndarray, "N D"]:
+        """Of the rows of a source; zeros where a row lacks the anchor."""
+        if self.anchor == FUSED:
+            return fused([self.of(anchor).encode(source) for anchor in self.config.data.anchors])
+        size, data = self.config.eval.batch_size, self.config.data
+        total = -(-len(source) // size)
+        if data.anchors == ("image",):
+            batches = progress(eval_batches(source, data, size), "images", total, self.show_progress)
+            parts = [np.asarray(self.trainer.encode_image(self.params, images).pooled, np.float32)[:count] for images, count in batches]
+            return finite(np.concatenate(parts), "image")
+        tower, parts = self.trainer.encode_anchor[self.anchor], []
+        for rows, there in progress(anchor_batches(source, data, self.anchor, size), self.anchor, total, self.show_progress):
+            parts.append(np.where(there[:, None], np.asarray(tower(self.params, *rows).pooled, np.float32)[: len(there)], 0))
+        return finite(np.concatenate(parts), self.anchor)
+
+
+def fused(parts: Sequence[Float[np.ndarray, "N D"]]) -> Float[np.ndarray, "N D"]:
+    """The direction of the mean of a row's embeddings; those that it lacks are zeros."""
+    total = np.sum(parts, axis=0)
+    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), TIE)
 
 
 def finite(embeddings: np.ndarray, what: str) -> np.ndarray:
@@ -239,6 +285,22 @@ def summarise(ranks: Ranks, prefix: str, suffix: str = "", *, tie: float = TIE) 
     return metrics
 
 
+def reciprocal_rank(ranks: Ranks) -> dict[str, float]:
+    """MRR in percent: the mean of one over the rank of a query's best positive, ties counted half."""
+    place = 1 + np.where(ranks.valid, ranks.greater + ranks.ties / 2, np.inf).min(axis=1)
+    return {"MRR": 100 * float((1 / place).mean())}
+
+
+def discounted_gain(ranks: Ranks) -> dict[str, float]:
+    """nDCG in percent, over the whole list, a positive having gain 1: sum 1 / log2(1 + rank), over what the best order gives."""
+    gain = np.where(ranks.valid, 1 / np.log2(2 + ranks.greater + ranks.ties / 2 + ranks.above), 0).sum(axis=1)
+    best = np.cumsum(1 / np.log2(2 + np.arange(ranks.valid.shape[1])))[ranks.valid.sum(axis=1) - 1]
+    return {"nDCG": 100 * float((gain / best).mean())}
+
+
+FURTHER: dict[str, Callable[[Ranks], dict[str, float]]] = {"audio": reciprocal_rank, "video": discounted_gain}  # anchor -> its own measure
+
+
 def padded(lists: Sequence[Sequence[int]]) -> Int[np.ndarray, "Q R"]:
     """Lists of unequal length as one array, padded with -1."""
     out = np.full((len(lists), max(1, *map(len, lists), 1)), -1, np.int64)
@@ -256,10 +318,13 @@ def ranked(
     *,
     chunk: int,
     show_progress: bool,
+    further: Callable[[Ranks], dict[str, float]] | None = None,
 ) -> dict[str, float]:
-    """`rank` and `summarise`; positives: of each query, the rows of the gallery that are right for it."""
+    """`rank` and `summarise`; positives: of each query, the rows of the gallery that are right for it. further: measures beside those."""
     label = prefix + suffix if show_progress else None
-    return summarise(rank(queries, gallery, padded(positives), chunk=chunk, label=label), prefix, suffix)
+    ranks = rank(queries, gallery, padded(positives), chunk=chunk, label=label)
+    beside = {} if further is None else {f"{prefix}_{name}{suffix}": value for name, value in further(ranks).items()}
+    return summarise(ranks, prefix, suffix) | beside
 
 
 def chance(positives: Sequence[Sequence[int]], gallery: int, prefix: str) -> dict[str, float]:
@@ -290,28 +355,37 @@ def own_pairs(
 
 
 def retrieval(embeddings: Embeddings, *, all_images: bool = True) -> dict[str, float]:
-    """The task `retrieval` on one split.
+    """The task `retrieval` on one split, of each anchor and, where there are several, of all together.
 
     i2t: every image of the split against the split's own captions, and (`_all`) against all captions of the data set.
     t2i: every caption of the split against the split's images, and (`_all`, unless `all_images` is False: it has
-    every training image encoded) against all images of the data set. An image's positives are the captions it is
-    paired with; a caption's are the images paired with it, wherever they are.
+    every training image encoded; of images alone) against all images of the data set. An image's positives are the captions it is
+    paired with; a caption's are the images paired with it, wherever they are. a2t, t2a: of sounds, with `MRR`; v2t, t2v: of
+    clips, with `nDCG`; f2t, t2f: of what a row's anchors give together.
     `<way>_R@k_chance`, with `all_images`: what guessing among the split's own gets.
     `n`: image queries; `n_captions`: caption queries; `n_captions_all`, `n_images_all`: sizes of the full galleries.
     """
+    metrics: dict[str, float] = {}
+    for anchor in embeddings.each_anchor():
+        metrics |= _of_anchor(embeddings.of(anchor), all_images=all_images)
+    return metrics
+
+
+def _of_anchor(embeddings: Embeddings, *, all_images: bool) -> dict[str, float]:
     images, captions, right_captions, right_images = own_pairs(embeddings)
     z, w = embeddings.images[images], embeddings.captions
+    there, back = WAYS[embeddings.anchor]
     measure = functools.partial(ranked, chunk=embeddings.config.eval.chunk, show_progress=embeddings.show_progress)
-    metrics = measure(z, w[captions], right_captions, "i2t")
-    metrics |= measure(z, w, [[int(captions[c]) for c in row] for row in right_captions], "i2t", "_all")
-    metrics |= measure(w[captions], z, right_images, "t2i")
-    guessed = chance(right_captions, len(captions), "i2t") | chance(right_images, len(z), "t2i")
+    further = FURTHER.get(embeddings.anchor)
+    metrics = measure(z, w[captions], right_captions, there, further=further)
+    metrics |= measure(z, w, [[int(captions[c]) for c in row] for row in right_captions], there, "_all")
+    metrics |= measure(w[captions], z, right_images, back, further=further)
+    guessed = chance(right_captions, len(captions), there) | chance(right_images, len(z), back)
     metrics |= {"n": len(images), "n_captions": len(captions), "n_captions_all": len(w)}
-    if all_images:
+    if all_images and embeddings.config.data.anchors == ("image",):
         others, other_captions = embeddings.other_images
         elsewhere = _grouped(other_captions, np.arange(len(others)) + len(z))
         right_images = [row + elsewhere.get(int(captions[c]), []) for c, row in enumerate(right_images)]
-        metrics |= measure(w[captions], np.concatenate([z, others]), right_images, "t2i", "_all")
+        metrics |= measure(w[captions], np.concatenate([z, others]), right_images, back, "_all")
         metrics["n_images_all"] = len(z) + len(others)
-        metrics |= guessed
-    return metrics
+    return metrics | guessed if all_images else metrics

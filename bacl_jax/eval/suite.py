@@ -12,6 +12,7 @@ from bacl_jax.eval.benchmarks import MEASURES, Outcome, compositional
 from bacl_jax.eval.caption_retrieval import captioned_retrieval
 from bacl_jax.eval.compositional import halftrue
 from bacl_jax.eval.encoder import Encoder
+from bacl_jax.eval.fusion import fusion
 from bacl_jax.eval.localization import localization
 from bacl_jax.eval.probe import probe
 from bacl_jax.eval.rerank import split_retrieval
@@ -27,7 +28,7 @@ BENCHMARKS: dict[str, Callable[[Encoder], Outcome]] = {  # on data of their own,
     "robustness": captioned_robustness,
     **{task: partial(compositional, task) for task in MEASURES},
 }
-TASKS = {"retrieval": split_retrieval, "halftrue": halftrue, "localization": localization, "robustness": split_robustness}
+TASKS = {"retrieval": split_retrieval, "halftrue": halftrue, "localization": localization, "robustness": split_robustness, "fusion": fusion}
 FILES = {"robustness": "retrieval"}  # the group of eval.* that names a task's files, where it has another name than the task
 
 

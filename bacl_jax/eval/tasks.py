@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from bacl_jax.config import ConfigError
 
-ON_SPLITS = ("retrieval", "halftrue", "localization", "robustness")  # of the run's own data
+ON_SPLITS = ("retrieval", "halftrue", "localization", "robustness", "fusion")  # of the run's own data
 AUDIT = "audit"  # looks at pairs, not at a split's images and captions
 ON_FILES = ("classification", "probe", "retrieval", "robustness", "sugarcrepe", "sugarcrepe_pp", "winoground", "aro", "valse")
 ALL = tuple(dict.fromkeys((*ON_SPLITS, AUDIT, *ON_FILES)))

@@ -1,6 +1,7 @@
 """BACL's two heads, BNS's policy and CLA's cross-modal layers, as pure functions of one nested dict of arrays.
 
-Parameter paths: cross_attention/..., policy/..., and those of what stands beside them.
+Parameter paths: cross_attention/..., policy/..., and those of what stands beside them. Where the text is paired with several anchors,
+each pair has its own: cross_attention/<anchor>/..., policy/<anchor>/...
 """
 
 import functools
@@ -19,13 +20,20 @@ from bacl_jax.types import Features
 
 Params = dict[str, Any]
 Maker = Callable[[nnx.Rngs], nnx.Module]
+ALONE = ""  # stands for the anchor where there is one alone
+
+
+def part(name: str, anchor: str) -> str:
+    """Path of a head's parameters."""
+    return f"{name}/{anchor}" if anchor else name
 
 
 class Heads:
     """Builds the modules that an objective needs once (their structure only) and applies them to parameters passed in.
 
-    embed_dim: D; text_width, anchor_width: C of the text's and of the anchor's token features. beside: makers of further modules
-    by path, which are initialised and found in the same way. Each part draws its initial values from its own key.
+    embed_dim: D; text_width, anchor_width: C of the text's and of the anchor's token features, by anchor where there are several.
+    beside: makers of further modules by path, which are initialised and found in the same way. Each part draws its initial values from
+    its own key.
     """
 
     def __init__(
@@ -33,17 +41,21 @@ class Heads:
         objective: ObjectiveConfig,
         embed_dim: int,
         text_width: int,
-        anchor_width: int,
+        anchor_width: int | Mapping[str, int],
         *,
         dtype: Any,
         beside: Mapping[str, Maker] | None = None,
     ):
         bns, cla = objective.bns, objective.cla
         self._makers: dict[str, Maker] = dict(beside or {})
-        if cla.enabled:
-            self._makers["cross_attention"] = lambda rngs: CrossModal(cla, text_width, anchor_width, dtype=dtype, rngs=rngs)
-        if bns.enabled:
-            self._makers["policy"] = lambda rngs: Policy(embed_dim, bns.hidden, bns.policy_bound, rngs=rngs)
+        widths = {ALONE: anchor_width} if isinstance(anchor_width, int) else anchor_width
+        for anchor, width in widths.items():
+            if cla.enabled:
+                self._makers[part("cross_attention", anchor)] = lambda rngs, width=width: CrossModal(
+                    cla, text_width, width, dtype=dtype, rngs=rngs
+                )
+            if bns.enabled:
+                self._makers[part("policy", anchor)] = lambda rngs: Policy(embed_dim, bns.hidden, bns.policy_bound, rngs=rngs)
         self._graphs = {name: nnx.split(nnx.eval_shape(lambda make=make: make(nnx.Rngs(0))))[0] for name, make in self._makers.items()}
 
     def init(self, key: Array) -> Params:
@@ -65,14 +77,18 @@ class Heads:
             params = params[part]
         return nnx.merge(self._graphs[name], params)
 
-    def attend(self, params: Params, text: Features, anchor: Features) -> tuple[Float[Array, "B T P"], Float[Array, " B"]]:
-        """CLA's attention A [B, T, P] and matching logit [B]."""
-        return self._module(params, "cross_attention")(text, anchor)
+    def attend(self, params: Params, text: Features, anchor: Features, of: str = ALONE) -> tuple[Float[Array, "B T P"], Float[Array, " B"]]:
+        """CLA's attention A [B, T, P] and matching logit [B]; of: which anchor's, where there are several."""
+        return self._module(params, part("cross_attention", of))(text, anchor)
 
-    def attend_each(self, params: Params, text: Features, anchor: Features) -> tuple[Float[Array, "N B T P"], Float[Array, "N B"]]:
+    def attend_each(
+        self, params: Params, text: Features, anchor: Features, of: str = ALONE
+    ) -> tuple[Float[Array, "N B T P"], Float[Array, "N B"]]:
         """`attend` for N captions an anchor, text [N, B, T, C]: what depends on the anchor alone is computed once."""
-        return jax.vmap(functools.partial(self.attend, params), (0, None))(text, anchor)
+        return jax.vmap(functools.partial(self.attend, params, of=of), (0, None))(text, anchor)
 
-    def policy(self, params: Params, anchor: Array, columns: Array, pick: Callable, s: Array, boundary: Array) -> Float[Array, "B K"]:
+    def policy(
+        self, params: Params, anchor: Array, columns: Array, pick: Callable, s: Array, boundary: Array, *, of: str = ALONE
+    ) -> Float[Array, "B K"]:
         """BNS's raw score of every candidate; `pick`: of an array [N, H] over the columns the rows of the candidates, [B, K, H]."""
-        return self._module(params, "policy")(anchor, columns, pick, s, boundary)
+        return self._module(params, part("policy", of))(anchor, columns, pick, s, boundary)

@@ -157,7 +157,7 @@ def local_terms(
     return cla.mean_of(local, found & aligned), cla.match_loss(logit[0], logit[1:], use, own.paired), metrics
 
 
-def _side(rows: Rows, draw: bns.Draw | None, k: int, paired: Array | None) -> Side:
+def _side(rows: Rows, draw: bns.Draw | None, k: int, paired: Array | None, present: Array | None = None) -> Side:
     """One side of the contrastive term; channel (a): the weights k q of its draw from the batch."""
     size = rows.x.shape[0]
     return Side(
@@ -167,6 +167,7 @@ def _side(rows: Rows, draw: bns.Draw | None, k: int, paired: Array | None) -> Si
         candidate=jnp.zeros((size, 0), jnp.int32) if draw is None else draw.candidates.column,
         weight=jnp.zeros((size, 0)) if draw is None else k * draw.q,
         paired=paired,
+        present=present,
     )
 
 
@@ -216,9 +217,9 @@ def bacl_loss(
         metrics |= {"alpha": alpha} | bns.diagnostics(draws[-1] if b.drawn_share > 0 else draws[0], b)
         total += metrics["loss_policy"]
 
-    image_side, text_side = weighted or (None, None)
+    anchor_side, text_side = weighted or (None, None)
     contrast, least = contrastive_term(
-        _side(pairs.anchors(), image_side, b.k, pairs.paired),
+        _side(pairs.anchors(), anchor_side, b.k, pairs.paired, pairs.present),
         _side(pairs.texts(), text_side, b.k, pairs.paired),
         jax.tree.map(lambda x: x[:0], pairs.texts()) if drawn is None else drawn.columns,
         scale=jnp.exp(log_scale),

@@ -121,4 +121,5 @@ def match_loss(
     """Binary cross-entropy of the matching logit: the mean over the positives in `paired` (None: all) and that over the negatives in `use`,
     averaged."""
     rejected = jnp.where(use, -jax.nn.log_sigmoid(-negative), 0).sum() / jnp.maximum(use.sum(), 1)
-    return (jnp.mean(-jax.nn.log_sigmoid(positive), where=paired) + rejected) / 2
+    accepted = -jax.nn.log_sigmoid(positive)
+    return ((accepted.mean() if paired is None else mean_of(accepted, paired)) + rejected) / 2

@@ -25,6 +25,7 @@ from bacl_jax.objective.similarity import PRECISION, Rows, cosine
 from bacl_jax.objective.tile import Affine, Side, Term, drawn_logits, is_negative, make
 from bacl_jax.settings import ConfigError
 
+SMALL = 1e-6  # weight of a batch without a pair: its loss is 0
 DENSE_AT_MOST = 2**22  # logits a device up to which "auto" takes the dense form: 16 MiB a matrix
 
 
@@ -239,6 +240,6 @@ def contrast(
     else:
         columns, drawn = shards.everywhere((columns, drawn))
         row_loss, column_loss, least = {"dense": dense, "chunked": chunked}[how](task, rows, columns, drawn, affine)
-    mean = functools.partial(jnp.average, weights=weight)
+    mean = jnp.mean if weight is None else lambda x: (weight * x).sum() / jnp.maximum(weight.sum(), SMALL)
     loss = (mean(row_loss) + mean(column_loss)) / 2 if config.kind != "sigmoid" else mean(row_loss)
     return loss, jax.lax.stop_gradient(mean(least))

@@ -45,6 +45,7 @@ class Pairs:
     stored: tuple[Any, ...] = ()  # what is stored of the captions, as in Captions
     paired: Array | None = None  # bool [B]; False where anchor and text are no pair; None: all are
     weight: Array | None = None  # float [B], of the pairs in L_contrast; None: 1
+    present: Array | None = None  # bool [B]; False where the row has no anchor: its text is a further negative alone; None: all have one
     given: Array | None = None  # bool [B]; False where anchor and text were not given together, be they a probable pair; None: all were
 
     def captions(self) -> Captions:
@@ -59,7 +60,7 @@ class Pairs:
     def anchors(self) -> Rows:
         """The anchors' side as columns: of each anchor one copy."""
         caption_id = of_pairs(self.caption_id, self.paired, "query")
-        return Rows(x=self.anchor.pooled, caption_id=caption_id, anchor_id=self.anchor_id, valid=_one_of_each(self.anchor_id))
+        return Rows(x=self.anchor.pooled, caption_id=caption_id, anchor_id=self.anchor_id, valid=_one_of_each(self.anchor_id, self.present))
 
     def texts(self) -> Rows:
         """The texts' side as columns: of each caption one copy."""
@@ -67,8 +68,8 @@ class Pairs:
         return Rows(x=self.text.pooled, caption_id=self.caption_id, anchor_id=anchor_id, valid=_one_of_each(self.caption_id))
 
 
-def _one_of_each(ids: Array) -> Array:
-    return representative(ids, jnp.ones(ids.shape[0], bool))
+def _one_of_each(ids: Array, among: Array | None = None) -> Array:
+    return representative(ids, jnp.ones(ids.shape[0], bool) if among is None else among)
 
 
 def even_rows(size: int, count: int) -> Int[Array, " n"]:

@@ -17,7 +17,8 @@ from bacl_jax.types import pytree
 class Side:
     """One side of the pairs: unit embeddings, ids, and BNS's in-batch candidates (K may be 0).
 
-    paired: False where the row has no partner in the batch; None: all have. offset: what is added to the row's logits where a term
+    paired: False where the row has no partner in the batch; None: all have. present: False where there is no such row: then it is in no
+    sum; None: all are there; the columns' is not looked at. offset: what is added to the row's logits where a term
     compares them with its own, -nu l_ii of mmcl_term.py; None: nothing is.
     """
 
@@ -27,6 +28,7 @@ class Side:
     candidate: Int[Array, "B K"]  # numbers of rows of the other side, over the whole batch
     weight: Float[Array, "B K"]  # k q
     paired: Bool[Array, " B"] | None = None
+    present: Bool[Array, " B"] | None = None
     offset: Float[Array, " B"] | None = None
 
 
@@ -89,6 +91,9 @@ def make(rows: Side, columns: Side, affine: Affine, first_row: Array, first_colu
     if rows.paired is not None and columns.paired is not None:  # a probable partner is no negative, and no positive either
         both = rows.paired[:, None] & columns.paired[None]
         positive, own, left_out = positive & both, own & both, positive & ~both
+    if rows.present is not None:
+        gone = jnp.broadcast_to(~rows.present[:, None], positive.shape)
+        positive, own, left_out = positive & ~gone, own & ~gone, gone if left_out is None else left_out | gone
     return Tile(
         cosine=s,
         logits=affine(s),

@@ -8,7 +8,7 @@ import importlib.util
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -66,19 +66,27 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
     def rows(*shape: int, dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.train.batch_size, *shape), dtype, sharding=where)
 
-    side, length = config.data.image_size, config.data.context_length
+    length = config.data.context_length
+    text = Tokens(values=rows(length, dtype=jnp.int32), mask=rows(length, dtype=jnp.bool_))
     return Batch(
-        inputs={
-            "image": Tokens(values=rows(side, side, 3, dtype=jnp.uint8)),
-            "text": Tokens(values=rows(length, dtype=jnp.int32), mask=rows(length, dtype=jnp.bool_)),
-        },
-        present={name: rows(dtype=jnp.bool_) for name in ("image", "text")},
+        inputs={name: raw_input(config, name, rows) for name in config.data.anchors} | {"text": text},
+        present={name: rows(dtype=jnp.bool_) for name in (*config.data.anchors, "text")},
         caption_id=rows(2, dtype=jnp.uint32),
         anchor_id=rows(2, dtype=jnp.uint32),
         index=rows(dtype=jnp.int32),
         paired=rows(dtype=jnp.bool_) if config.data.unpaired_share else None,
         truth=rows(2, dtype=jnp.uint32) if config.data.unpaired_share and config.data.truth_column else None,
     )
+
+
+def raw_input(config: Config, anchor: str, rows: Callable[..., Any]) -> Tokens:
+    """The input of an anchor; rows(*shape, dtype=...) makes what stands for an array of rows of that shape."""
+    side, audio = config.data.image_size, config.data.audio
+    if anchor == "audio":
+        samples = round(audio.seconds * audio.rate)
+        return Tokens(values=rows(samples, dtype=jnp.int16), mask=rows(samples // audio.hop + 1, dtype=jnp.bool_))
+    shape = (side, side, 3) if anchor == "image" else (config.data.video.frames, side, side, 3)
+    return Tokens(values=rows(*shape, dtype=jnp.uint8))
 
 
 def compile_ahead(config: Config, topology: str) -> tuple[Report, float]:
@@ -159,17 +167,20 @@ def activation_bytes(trainer: Trainer) -> int:
         def shape(*dims: int, dtype: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((rows, *dims), dtype)
 
-        side, length = config.data.image_size, config.data.context_length
+        length, anchors = config.data.context_length, config.data.anchors
 
-        def residuals(params: Any, images: Any, ids: Any, mask: Any) -> Any:
+        def residuals(params: Any, given: dict[str, Tokens], ids: Any, mask: Any) -> Any:
             def towers(trained: Any) -> Any:
                 whole = paths.replaced(params, trained)
-                return model.encode_image(whole, images), model.encode_text(whole, ids, mask)
+                seen = {name: model.encode_anchor(whole, name, model.prepare(name, one)) for name, one in given.items()}
+                return seen, model.encode_text(whole, ids, mask)
 
             return jax.vjp(towers, paths.trained(params, trainer.frozen))[1]
 
         text = shape(length, dtype=jnp.int32), shape(length, dtype=jnp.bool_)
-        found = jax.eval_shape(residuals, trainer.abstract_state().params, shape(side, side, 3, dtype=jnp.uint8), *text)
+        found = jax.eval_shape(
+            residuals, trainer.abstract_state().params, {name: raw_input(config, name, shape) for name in anchors}, *text
+        )
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(found))
 
     return kept(2 * rows) - kept(rows)

@@ -12,7 +12,7 @@ stopped anywhere and resumed is bit for bit the run that was not.
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from bacl_jax.config import Config, ConfigError
 from bacl_jax.data.order import PartnerList, PartnerLists
 from bacl_jax.data.stages import Stages
 from bacl_jax.mesh import to_global, to_host
+from bacl_jax.objective.bank import Bank
 from bacl_jax.train.checkpoint import Checkpoints, Position, check_rows
 from bacl_jax.train.goodput import Goodput
 from bacl_jax.train.hooks import Preemption, SaveClock, return_freed_memory
@@ -122,7 +123,9 @@ class Loop:
         if restored is None:
             return self.begin(self.trainer.init(self.config.seed)), Position(), partners
         if self.config.objective.bns.draws_partners:  # the next list is made of the bank's rows
-            check_rows(f"the memory bank of step {restored.position.step}", np.asarray(to_host(restored.state.bank.index)), self.rows)
+            check_rows(
+                f"the memory bank of step {restored.position.step}", np.asarray(to_host(cast(Bank, restored.state.bank).index)), self.rows
+            )
         for one in restored.partners:
             partners.put(one)
         position, metric = restored.position, self.headline if self.config.train.keep_best else None

@@ -1,0 +1,115 @@
+"""Sound files: libsndfile decodes (WAV, FLAC, Ogg, MP3), soxr resamples; mono at one rate, as 16-bit samples.
+
+Dimension legend: n samples, at most rate * seconds.
+"""
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int16
+
+from bacl_jax.data.optional import library
+from bacl_jax.data.source import Sound
+from bacl_jax.errors import DataError
+
+RATES = (1_000, 768_000)  # samples a second; a file that tells another one is damaged
+
+
+@dataclasses.dataclass(frozen=True)
+class Heard(Sound):
+    """A decoded sound at one rate."""
+
+    values: Int16[np.ndarray, " N"]
+    rate: int
+
+    def samples(self, rate: int, seconds: float, where: float) -> Int16[np.ndarray, " n"]:
+        assert rate == self.rate, f"kept at {self.rate} samples a second, asked for at {rate}"
+        length = min(len(self.values), round(seconds * rate))
+        start = round(where * (len(self.values) - length))
+        return self.values[start : start + length]
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundFile(Sound):
+    """A sound as it is stored; of a long one the part that is asked for is decoded. name: leads the message of a DataError."""
+
+    content: bytes | Path
+    name: str
+    max_seconds: float
+    shard: str = ""
+
+    def samples(self, rate: int, seconds: float, where: float) -> Int16[np.ndarray, " n"]:
+        try:
+            return decode(self.content, rate, seconds=seconds, where=where, max_seconds=self.max_seconds)
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}", kind=error.kind, shard=self.shard) from error
+
+
+FILMS = (".mp4", ".m4a", ".webm", ".mkv", ".mov", ".avi")  # whose sound FFmpeg decodes (PyAV), not libsndfile
+
+
+def decode(source: bytes | Path, rate: int, *, seconds: float, where: float = 0.5, max_seconds: float) -> Int16[np.ndarray, " n"]:
+    """At most `seconds` of a sound, mono (the mean of its channels), `rate` samples each; where, in [0, 1]: which part of a longer one.
+
+    Raises DataError of kind "unreadable" (no sound file, or a damaged one), "empty" (no sample in it) or "bomb" (its header tells more
+    than max_seconds). Memory: the part, at the file's own rate.
+    """
+    if isinstance(source, Path) and source.suffix.lower() in FILMS:
+        return of_film(source, rate, seconds=seconds, where=where, max_seconds=max_seconds)
+    soundfile, soxr = library("soundfile", "sound"), library("soxr", "sound")
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+            own, there = file.samplerate, file.frames
+            if not RATES[0] <= own <= RATES[1]:
+                raise DataError(f"not a readable sound ({own:,} samples a second)", kind="unreadable")
+            if there > max_seconds * own:
+                raise _too_long(there / own, max_seconds)
+            wanted = min(there, round(seconds * own))
+            if start := round(where * (there - wanted)):
+                file.seek(start)
+            values = file.read(wanted, dtype="float32", always_2d=True).mean(1)
+    except DataError:  # which is a ValueError
+        raise
+    except (soundfile.SoundFileError, OSError, ValueError) as error:
+        raise DataError(f"not a readable sound ({str(error).splitlines()[0]})", kind="unreadable") from error
+    if not len(values):
+        raise DataError("no sample in it", kind="empty")
+    if not np.isfinite(values).all():
+        raise DataError("not a readable sound (samples that are no numbers)", kind="unreadable")
+    values = soxr.resample(values, own, rate) if own != rate else values
+    return np.clip(np.round(values[: round(seconds * rate)] * 32768), -32768, 32767).astype(np.int16)
+
+
+def _too_long(found: float, most: float) -> DataError:
+    return DataError(f"refused: {found:,.0f} s of sound, data.audio.max_seconds is {most:g}; cut the file or raise it", kind="bomb")
+
+
+def of_film(path: Path, rate: int, *, seconds: float, where: float, max_seconds: float) -> Int16[np.ndarray, " n"]:
+    """`decode` of the first sound track of a video file."""
+    av = library("av", "the sound of video files")
+    wanted = round(seconds * rate)
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise DataError("no sound track in it", kind="empty")
+            stream = container.streams.audio[0]
+            there = float(stream.duration * stream.time_base) if stream.duration else float(container.duration or 0) / av.time_base
+            if there > max_seconds:
+                raise _too_long(there, max_seconds)
+            if start := where * max(there - seconds, 0):
+                container.seek(int(start / stream.time_base), stream=stream)
+            resampler, parts, count = av.AudioResampler(format="s16", layout="mono", rate=rate), [], 0
+            for frame in container.decode(stream):
+                parts += [one.to_ndarray()[0] for one in resampler.resample(frame)]
+                count = sum(map(len, parts))
+                if count >= wanted:
+                    break
+    except DataError:
+        raise
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DataError(f"not a readable sound track ({str(error).splitlines()[0]})", kind="unreadable") from error
+    if not count:
+        raise DataError("no sample in it", kind="empty")
+    return np.concatenate(parts)[:wanted].astype(np.int16)

@@ -1,0 +1,104 @@
+"""From an example to what the towers of its anchors take: a cropped picture, a sound of one length, frames of a clip.
+
+Dimension legend: B rows, S pixels a side, N samples, L log-mel frames, F frames of a clip.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bacl_jax.config import DataConfig
+from bacl_jax.config_media import AudioDataConfig
+from bacl_jax.data import transforms
+from bacl_jax.data.source import Clip, Example, Sound
+from bacl_jax.errors import DataError
+from bacl_jax.types import Tokens
+
+
+class Input(NamedTuple):
+    """What a tower takes of one row; mask: as in Tokens, of sound alone."""
+
+    values: np.ndarray
+    mask: np.ndarray | None = None
+
+
+def draws(config: DataConfig) -> int:
+    """Numbers in [0, 1) that `of` needs of a row: one for its sound, and one for each frame."""
+    return 1 + config.video.frames
+
+
+def of(example: Example, config: DataConfig, where: transforms.Place, drawn: Sequence[float]) -> dict[str, Input]:
+    """The inputs of those of data.anchors that the row has. Raises DataError where one cannot be decoded; with several anchors one that
+    is empty (a clip without a sound track) is lacking, as long as another is there.
+
+    where: the crop of its picture, and of all frames alike. drawn: `draws` numbers; 0.5 each takes the middles.
+    """
+    makers = {
+        "image": (example.picture, lambda picture: Input(transforms.crop(picture, config.image_size, where, config.resample))),
+        "audio": (example.sound, lambda sound: heard(sound, config.audio, drawn[0])),
+        "video": (example.clip, lambda clip: seen(clip, config, where, drawn[1:])),
+    }
+    found, empty = {}, None
+    for anchor in config.anchors:
+        stored, make = makers[anchor]
+        if stored is None:
+            continue
+        try:
+            found[anchor] = make(stored)
+        except DataError as error:
+            if error.kind != "empty":
+                raise
+            empty = error
+    if empty is not None and not found:
+        raise empty
+    return found
+
+
+def heard(sound: Sound, config: AudioDataConfig, where: float) -> Input:
+    """int16 [N], zeros after its end, and bool [L]: the frames that begin within it."""
+    values, mask = _silence(config)
+    samples = sound.samples(config.rate, config.seconds, where)[: len(values)]
+    values[: len(samples)] = samples
+    mask[: len(samples) // config.hop + 1] = True
+    return Input(values, mask)
+
+
+def _silence(config: AudioDataConfig) -> tuple[np.ndarray, np.ndarray]:
+    length = round(config.seconds * config.rate)
+    return np.zeros(length, np.int16), np.zeros(length // config.hop + 1, bool)
+
+
+def seen(clip: Clip, config: DataConfig, where: transforms.Place, drawn: Sequence[float]) -> Input:
+    """uint8 [F, S, S, 3]: a frame of each of F equal parts of the clip, where in it `drawn` says, or with data.video.sampling = "uniform"
+    its middle."""
+    count = config.video.frames
+    inside = drawn if config.video.sampling == "random" else [0.5] * count
+    frames = clip.frames([(part + at) / count for part, at in enumerate(inside)])
+    return Input(np.stack([transforms.crop(frame, config.image_size, where, config.resample) for frame in frames]))
+
+
+def stacked(
+    rows: Sequence[Mapping[str, Input]], config: DataConfig, *, whole: bool = False
+) -> tuple[dict[str, Tokens], dict[str, np.ndarray]]:
+    """(inputs, present) of a batch by anchor. A row that lacks one has zeros there; a single anchor that no row has is left out, for its
+    features are stored, unless `whole`."""
+    found, present = {}, {}
+    for anchor in config.anchors:
+        there = np.array([anchor in row for row in rows])
+        present[anchor] = np.ones(len(rows), bool) if len(config.anchors) == 1 else there
+        if len(config.anchors) == 1 and not there.any() and not whole:
+            continue
+        nothing = _nothing(anchor, config)
+        parts = [row.get(anchor, nothing) for row in rows]
+        mask = None if nothing.mask is None else np.stack([part.mask for part in parts if part.mask is not None])
+        found[anchor] = Tokens(values=np.stack([part.values for part in parts]), mask=mask)
+    return found, present
+
+
+def _nothing(anchor: str, config: DataConfig) -> Input:
+    side = config.image_size
+    if anchor == "audio":
+        return Input(*_silence(config.audio))
+    shape = (side, side, 3) if anchor == "image" else (config.video.frames, side, side, 3)
+    return Input(np.zeros(shape, np.uint8))

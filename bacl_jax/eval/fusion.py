@@ -1,0 +1,70 @@
+"""Classification of rows by the embeddings of their anchors, each alone and all together: a logistic regression on the training rows.
+
+Dimension legend: N rows, D embedding width.
+"""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from bacl_jax.eval.probe import fit, scores, zero
+from bacl_jax.eval.retrieval import Embeddings
+
+
+def fusion(embeddings: Embeddings) -> dict[str, float]:
+    """The task `fusion` on one split, in percent: `accuracy`, and `f1` and `recall` as means over the classes that the split has.
+
+    Of several anchors these are of the fused embedding, and `<anchor>/...` of each alone. A row's class is its label (data.clips.label;
+    of a stamp its uppermost folder). The L2 weight is the one of eval.probe.weights that is best on the validation split; where that is
+    the split itself, on the training rows. `accuracy_chance`: what the most frequent class of training gets. `n`: rows.
+    Without labels: only `n`, at 0. Cost: the training rows encoded once, and a fit for each weight.
+    """
+    dataset = embeddings.dataset
+    train, tuned, asked = dataset.train, dataset.splits["validation"].source, dataset.splits[embeddings.split].source
+    if embeddings.split == "validation" or not len(tuned):
+        tuned = train
+    names, labels = embeddings.once("labels", lambda: _labels(train, asked, tuned))
+    if len(names) < 2:
+        return {"n": 0}
+    known = np.bincount(labels[0], minlength=len(names))
+    metrics = {"accuracy_chance": 100 * float((labels[1] == known.argmax()).mean()), "n": len(asked), "n_classes": len(names)}
+    anchors = embeddings.each_anchor()
+    for anchor in anchors:
+        own = embeddings.of(anchor)
+        z = own.encode(train), own.images, own.encode(tuned)
+        found = _measured(embeddings, z, labels, len(names))
+        metrics |= found if anchor == anchors[-1] else {f"{anchor}/{name}": value for name, value in found.items()}
+    return metrics
+
+
+def _labels(*sources: Any) -> tuple[list[str], list[Int[np.ndarray, " _"]]]:
+    """The classes, and for each source the class of each row."""
+    told = [[source[row].label for row in range(len(source))] for source in sources]
+    names = sorted({label for one in told for label in one if label})
+    number = {name: place for place, name in enumerate(names)}
+    return names, [np.asarray([number.get(label, 0) for label in one], np.int64) for one in told]
+
+
+def _measured(
+    embeddings: Embeddings, z: tuple[Float[np.ndarray, "_ D"], ...], labels: list[Int[np.ndarray, " _"]], classes: int
+) -> dict[str, float]:
+    settings = embeddings.config.eval.probe
+    model, best = zero(classes, z[0].shape[1]), (-1.0, None)
+    for weight in sorted(settings.weights, reverse=True):
+        model = fit(z[0], labels[0], weight, model, steps=settings.steps)
+        right = float((scores(model, z[2]).argmax(1) == labels[2]).mean())
+        if right > best[0]:
+            best = right, model
+    assert best[1] is not None
+    return classified(scores(best[1], z[1]).argmax(1), labels[1])
+
+
+def classified(found: Int[np.ndarray, " N"], right: Int[np.ndarray, " N"]) -> dict[str, float]:
+    """accuracy, and means over the classes among `right` of F1 and recall, in percent."""
+    f1, recall = [], []
+    for one in np.unique(right):
+        hit = np.sum((found == one) & (right == one))
+        f1.append(2 * hit / (np.sum(found == one) + np.sum(right == one)))
+        recall.append(hit / np.sum(right == one))
+    return {"accuracy": 100 * float((found == right).mean()), "f1": 100 * float(np.mean(f1)), "recall": 100 * float(np.mean(recall))}

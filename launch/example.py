@@ -1,0 +1,56 @@
+"""Trains InfoNCE and BACL on one data set with several seeds, one run after the other, and prints the test split's results beside chance.
+
+    python -m launch.example --config=configs/stamps_audio_bacl.py --workdir=runs/example-audio
+
+--config   a file with get_config() whose objective is BACL; InfoNCE is the same without objective.bns and objective.cla
+--workdir  folder of the runs: <method>-<seed> each, and table.json; killed at any moment, the same command goes on with what is missing
+--seeds    runs of each method
+
+Data are read once, and programs compiled once for all seeds. A field set by --config.<field>=<value> holds for every run.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from bacl_jax.config import ConfigError, from_config_dict
+from launch import command
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="Python file with get_config().")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs.")
+SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each method.", lower_bound=1)
+
+
+def main() -> None:
+    if CONFIG.value is None or WORKDIR.value is None:
+        raise ConfigError("--config and --workdir must be given: --config=configs/stamps_audio_bacl.py --workdir=runs/example-audio")
+    config, root = from_config_dict(CONFIG.value), Path(WORKDIR.value)
+    import jax
+
+    from bacl_jax.train.hooks import Preemption
+    from bacl_jax.train.workdir import lock_workdir
+    from launch import beginning, example_table, session
+
+    if jax.device_count() == 1:  # of several see bacl_jax/mesh.py:compile_anew
+        jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
+    dataset, results = beginning.read_data(config), {}
+    print(dataset.description)
+    for seed in range(SEEDS.value):
+        for name, one in example_table.methods(config).items():
+            workdir, one = root / f"{name}-{seed}", dataclasses.replace(one, seed=config.seed + seed)
+            if not (workdir / "done").exists():
+                print(f"{name}, seed {one.seed}")
+                with lock_workdir(str(workdir)), Preemption() as preemption:
+                    if not session.train(one, str(workdir), preemption, dataset=dataset):
+                        sys.exit("preempted, go on with the same command")
+            results.setdefault(name, []).append(example_table.read(workdir))
+    (root / "table.json").write_text(json.dumps(results, indent=1) + "\n")
+    example_table.show(results)
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)

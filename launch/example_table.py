@@ -1,0 +1,64 @@
+"""What launch.example compares, and its table: a metric of each method as the mean over seeds, with its deviation, beside chance."""
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bacl_jax.config import Config
+
+Metrics = Mapping[str, float]
+SHOWN = ("R@1", "R@5", "R@10", "mAP", "MRR", "nDCG", "halftrue_pairwise", "halftrue_beat_all", "accuracy", "f1", "recall", "ael", "seconds")
+
+
+def methods(config: Config) -> dict[str, Config]:
+    """The two that are compared: the config without BNS and CLA, and as it is."""
+    o = config.objective
+    plain = dataclasses.replace(o, bns=dataclasses.replace(o.bns, enabled=False), cla=dataclasses.replace(o.cla, enabled=False))
+    return {"infonce": dataclasses.replace(config, objective=plain), "bacl": config}
+
+
+def read(workdir: Path) -> dict[str, float]:
+    """All metrics of the run's report, and the seconds that its training took."""
+    newest = max((path for path in (workdir / "eval").iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    found: dict[str, float] = {}
+    for path in sorted(newest.glob("*.json")):
+        found |= {name: value for name, value in json.loads(path.read_text())["metrics"].items() if name not in ("n", "n_pairs")}
+    last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    return found | {"seconds": last["wall_seconds"]}
+
+
+def rows(results: Mapping[str, Sequence[Metrics]]) -> list[tuple[str, ...]]:
+    """(metric, mean and deviation of each method, mean difference of the last to the first, chance)."""
+    first = next(iter(results.values()))[0]
+    out = []
+    for name in first:
+        leaf = name.rpartition("/")[2]
+        if (leaf.partition("_")[2] if "2" in leaf.partition("_")[0] else leaf) not in SHOWN:
+            continue
+        values = [[run[name] for run in runs if name in run] for runs in results.values()]
+        if all(values):
+            change = statistics.mean(values[-1]) - statistics.mean(values[0])
+            guessed = first.get(f"{name}_chance", math.nan)
+            out.append((name, *map(_spread, values), f"{change:+.1f}", "" if math.isnan(guessed) else f"{guessed:.1f}"))
+    return out
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def show(results: Mapping[str, Sequence[Metrics]], console: Console | None = None) -> None:
+    """Prints the table."""
+    runs = len(next(iter(results.values())))
+    table = Table(title=f"test split, mean ± deviation of {runs} seeds (percent)", title_justify="left")
+    for column in ("", *results, "difference", "chance"):
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows(results):
+        table.add_row(*row)
+    (console or Console(width=110)).print(table)

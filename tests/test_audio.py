@@ -1,0 +1,91 @@
+"""Sound files: formats, rates and channels become mono samples at one rate; what cannot be is an error with a kind."""
+
+import numpy as np
+import pytest
+import soundfile
+from media_files import film, kind_of, sound, tone
+
+from bacl_jax.config import DataConfig
+from bacl_jax.config_media import AudioDataConfig
+from bacl_jax.data import audio, inputs
+from bacl_jax.errors import DataError
+
+WHOLE = {"seconds": 5.0, "max_seconds": 600.0}
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg"])
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (8_000, 1), (44_100, 2), (96_000, 2)])
+def test_any_format_rate_and_channels(tmp_path, ending, rate, channels):
+    path = sound(tmp_path / f"a.{ending}", rate, channels=channels)
+    for source in (path, path.read_bytes()):
+        found = audio.decode(source, 16_000, **WHOLE)
+        assert found.dtype == np.int16
+        assert abs(len(found) - 16_000) <= 2
+        inside = slice(2000, 14_000)  # away from the ends, where resampling rings
+        np.testing.assert_allclose(found[inside] / 32768, tone()[inside, 0], atol=0.03 if ending == "ogg" else 2e-3)
+
+
+def test_a_part_of_a_longer_sound(tmp_path):
+    wave = np.linspace(-1, 1, 4000).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", wave, 1000, subtype="FLOAT")
+    for where, first in ((0.0, 0), (0.5, 1500), (1.0, 3000)):
+        found = audio.decode(tmp_path / "a.wav", 1000, seconds=1.0, where=where, max_seconds=10)
+        np.testing.assert_allclose(found / 32768, wave[first : first + 1000], atol=1e-3)
+    whole = audio.Heard(audio.decode(tmp_path / "a.wav", 1000, seconds=9, max_seconds=10), 1000)
+    np.testing.assert_array_equal(whole.samples(1000, 1.0, 0.5), audio.decode(tmp_path / "a.wav", 1000, seconds=1.0, max_seconds=10))
+
+
+def test_the_sound_of_a_film(tmp_path):
+    found = audio.decode(film(tmp_path / "a.mp4", voice=True), 8000, **WHOLE)
+    assert abs(len(found) - 16_000) < 1500
+    assert np.abs(found).max() > 8000
+    with pytest.raises(DataError, match="no sound track") as error:
+        audio.decode(film(tmp_path / "b.mp4"), 8000, **WHOLE)
+    assert error.value.kind == "empty"
+
+
+def bad(folder):
+    """name -> (content, the kind of its error)."""
+    good = sound(folder / "good.ogg", seconds=2).read_bytes()
+    none = sound(folder / "none.wav", seconds=0).read_bytes()
+    numbers = folder / "nan.wav"
+    soundfile.write(numbers, np.full(100, np.nan, np.float32), 16_000, subtype="FLOAT")
+    wav = bytearray(sound(folder / "good.wav").read_bytes())
+    wav[24:28] = (4_000_000_000).to_bytes(4, "little")  # samples a second
+    return {
+        "empty file": (b"", "unreadable"),
+        "text": (b"no sound at all" * 99, "unreadable"),
+        "ogg cut in its header": (good[:60], "unreadable"),
+        "no sample": (none, "empty"),
+        "no numbers": (numbers.read_bytes(), "unreadable"),
+        "absurd rate": (bytes(wav), "unreadable"),
+    }
+
+
+def test_bad_sounds_are_errors_with_a_kind(tmp_path):
+    for name, (content, kind) in bad(tmp_path).items():
+        with pytest.raises(DataError) as error:
+            audio.SoundFile(content, name, 600).samples(16_000, 5, 0.5)
+        assert error.value.kind == kind, name
+        assert str(error.value).startswith(f"{name}: ")
+
+
+def test_a_truncated_ogg_is_an_error_or_what_is_left_of_it(tmp_path):
+    good = sound(tmp_path / "good.ogg", seconds=2).read_bytes()
+    cuts = range(0, len(good), max(1, len(good) // 40))
+    kinds = {kind_of(lambda end=end: audio.decode(good[:end], 16_000, **WHOLE)) for end in cuts}
+    assert {"unreadable"} <= kinds <= {None, "unreadable", "empty"}
+
+
+def test_absurd_durations_are_refused_from_the_header(tmp_path):
+    with pytest.raises(DataError, match=r"2 s of sound, data.audio.max_seconds is 1;") as error:
+        audio.decode(sound(tmp_path / "a.wav", seconds=2), 16_000, seconds=1, max_seconds=1)
+    assert error.value.kind == "bomb"
+
+
+def test_what_a_tower_gets_of_a_short_sound():
+    config = DataConfig(anchors=("audio",), audio=AudioDataConfig(rate=800, seconds=0.5, hop=20, window=80))
+    found = inputs.heard(audio.Heard(np.full(100, 7, np.int16), 800), config.audio, 0.3)
+    assert found.values.shape == (400,)
+    assert (found.values != 0).sum() == 100
+    np.testing.assert_array_equal(found.mask, np.arange(21) < 6)
