@@ -12,7 +12,7 @@ quickstart: $(VENV)/installed  ## pretrain BACL on emoji-caption pairs, evaluate
 	$(BIN)/python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/quickstart
 
 test: $(VENV)/installed-dev  ## the test-suite: 8 fake CPU devices, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --ignore=tests/long --ignore=tests/system --ignore=tests/peers
+	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist=loadfile --ignore=tests/long --ignore=tests/system --ignore=tests/peers
 
 test-all: test lint test-long test-system test-peers  ## everything
 

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from bacl_jax import paths
 from bacl_jax.config import from_config_dict
-from bacl_jax.data import tar_index
+from bacl_jax.data import emoji, tar_index
 from bacl_jax.interop import layouts
 from bacl_jax.models import Model
 from bacl_jax.train.checkpoint import Checkpoints
@@ -29,6 +29,7 @@ SMALL = {
     "train.batch_size": 32,
     "train.log_every": 1,
     "train.eval_every": 0,
+    "train.save_minutes": None,
     "optim.warmup_steps": 1,
     "eval.tasks": ("halftrue",),
     "train.keep_best": None,
@@ -91,8 +92,23 @@ def bert(folder, config):
     return str(folder / "bert.safetensors")
 
 
+@pytest.fixture(scope="module")
+def decoded():
+    """Pictures of the emoji are decoded once."""
+    decode_all, kept = emoji._decode_all, {}
+
+    def decode(rows, folder, config, skipped, on_skip):
+        key = (config.vendors, config.language, config.image_size)
+        if key not in kept:
+            kept[key] = decode_all(rows, folder, config, skipped, on_skip)
+        return kept[key]
+
+    return decode
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_two_steps(name, tmp_path, monkeypatch):
+def test_two_steps(name, tmp_path, monkeypatch, decoded):
+    monkeypatch.setattr(emoji, "_decode_all", decoded)
     monkeypatch.setattr(session, "make_mesh", lambda config: tiny.one_device())  # eight fake ones take eight times as long
     settings = importlib.import_module(f"configs.{name}").get_config()
     overrides = dict(SMALL)
