@@ -52,7 +52,8 @@ def main() -> None:
         with Asked() as asked, Preemption() as preemption:
             finished = session.train(config, WORKDIR.value, preemption, asked)
     if not finished:
-        print("preempted, resume with the same command")
+        if distributed.is_first():
+            print("preempted, resume with the same command")
         sys.exit(PREEMPTED.value)
 
 
