@@ -40,19 +40,12 @@ REPORT = flags.DEFINE_bool("report", False, "Runs nothing.")
 def main() -> None:
     if CONFIG.value is None or SWEEP.value is None or WORKDIR.value is None:
         raise ConfigError("--config, --sweep and --workdir must be given, as in --sweep=configs/sweeps/curriculum.py; --help tells more")
-    given = [flag.name for flag in (POINT, SBATCH, REPORT) if flag.value is not None and flag.value is not False]
-    if len(given) > 1:
-        raise ConfigError(f"--{given[0]} and --{given[1]}: must not be given together; leave one of them out")
+    sweeps.check_alone(POINT, SBATCH, REPORT)
     flag, folder, file = flags.FLAGS["config"], Path(WORKDIR.value), sweeps.read(Path(SWEEP.value))
     sweep = sweeps.Sweep(file, config_flags.get_config_filename(flag), config_flags.get_override_values(flag), METRIC.value)
-    if sweep.file.suggest and (POINT.value is not None or SBATCH.value is not None):
-        raise ConfigError(
-            f"--sweep={SWEEP.value}: a search with suggest(trial) makes its points as it goes: leave out --point and --sbatch"
-        )
-    points = [] if sweep.file.suggest else sweep.points()
+    points = sweep.known_points(needed=POINT.value is not None or SBATCH.value is not None)
     if SBATCH.value is not None:
-        print(sweep_array.write(Path(SBATCH.value), len(points), folder, sys.argv[1:]))
-        return
+        return print(sweep_array.write(Path(SBATCH.value), len(points), folder, sys.argv[1:]))
     from launch import sweep_session  # and with it pandas and matplotlib, which take seconds: what is wrong is said before
 
     if POINT.value is not None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from absl.flags import FlagHolder
+
 from bacl_jax.config import BestMetric, Config, ConfigError, flatten, sha256
 from bacl_jax.train.workdir import check_workdir
 from launch.points import Point, config_of
@@ -99,6 +101,14 @@ class Sweep:
             near = difflib.get_close_matches(self.metric, METRICS, n=1, cutoff=0)
             raise ConfigError(f"--metric={self.metric}: did you mean {near[0]}? A sweep is decided by one of {', '.join(METRICS)}")
 
+    def known_points(self, *, needed: bool) -> list[Point]:
+        """Those that are known before anything runs, none of a search. ConfigError where a search lacks those that are needed."""
+        if needed and self.file.suggest:
+            raise ConfigError(
+                f"--sweep={self.file.path}: a search with suggest(trial) makes its points as it goes: leave out --point and --sbatch"
+            )
+        return [] if self.file.suggest else self.points()
+
     def points(self) -> list[Point]:
         """The points of `sweep`, in its order. ConfigError where there is none, two are the same, or one is wrong."""
         overrides = self.file.call("sweep")
@@ -157,6 +167,13 @@ class Sweep:
             )
         if config.data.kind == "emoji" and config.data.validation_captions == 0:
             raise ConfigError(f"{place}: config.data.validation_captions = 0: must be 1 or more: points are compared on validation")
+
+
+def check_alone(*given: FlagHolder[Any]) -> None:
+    """ConfigError where more than one of these flags is set."""
+    names = [flag.name for flag in given if flag.value is not None and flag.value is not False]
+    if len(names) > 1:
+        raise ConfigError(f"--{names[0]} and --{names[1]}: must not be given together; leave one of them out")
 
 
 def check_workdirs(points: list[Point], folder: Path) -> None:

@@ -52,8 +52,7 @@ def main() -> None:
         with Asked() as asked, Preemption() as preemption:
             finished = session.train(config, WORKDIR.value, preemption, asked)
     if not finished:
-        if distributed.is_first():
-            print("preempted, resume with the same command")
+        distributed.say("preempted, resume with the same command")
         sys.exit(PREEMPTED.value)
 
 
