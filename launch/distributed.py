@@ -107,12 +107,6 @@ def is_first() -> bool:
     return place is None or place.process == 0
 
 
-def say(line: str) -> None:
-    """Prints a line, once for all processes of a run."""
-    if is_first():
-        print(line)
-
-
 def devices_asked() -> int | None:
     """Devices of all processes, where the flags tell."""
     place = _place()

@@ -122,6 +122,11 @@ class Job(Machines):
         pairs = [pair.split("=", 1) for pair in self.environment]
         return [f"export {name}={shlex.quote(value)}" for name, value in pairs]
 
+    @property
+    def preparation(self) -> list[str]:
+        """What a shell does before the training: the environment, then `setup`."""
+        return [*self.exports, *self.setup]
+
     def train(self, *flags: str) -> list[str]:
         """The command that each process is, without its place among the others."""
         overrides = [f"--config.{override}" for override in self.overrides]

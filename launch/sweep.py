@@ -49,11 +49,11 @@ def main() -> None:
     from launch import sweep_session  # and with it pandas and matplotlib, which take seconds: what is wrong is said before
 
     if POINT.value is not None:
-        sweep_session.run_one(sweep, folder, POINT.value)
+        sweep_session.run_one(sweep, points, folder, POINT.value)
     elif REPORT.value:
-        sweep_session.report(sweep, folder)
+        sweep_session.report(sweep, points, folder)
     else:
-        sweep_session.run(sweep, folder, workers=WORKERS.value, trials=TRIALS.value)
+        sweep_session.run(sweep, points, folder, workers=WORKERS.value, trials=TRIALS.value)
 
 
 if __name__ == "__main__":

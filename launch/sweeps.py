@@ -176,7 +176,7 @@ def check_alone(*given: FlagHolder[Any]) -> None:
         raise ConfigError(f"--{names[0]} and --{names[1]}: must not be given together; leave one of them out")
 
 
-def check_workdirs(points: list[Point], folder: Path) -> None:
+def check_workdirs(points: Sequence[Point], folder: Path) -> None:
     """ConfigError where the folder of a point belongs to another config."""
     for point in points:
         check_workdir(folder / point.name, config_of(point))

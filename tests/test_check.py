@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+import small_pairs
 import tiny
 from absl import flags
-from PIL import Image
 
 from bacl_jax.config import ConfigError, contradictions, from_config_dict
 from bacl_jax.data.source import ArraySource, EvalSplit, Part
@@ -116,18 +116,14 @@ def test_the_first_rows_of_each_source_and_split_are_decoded(on_error, found):
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     """A run on 24 pairs and one device."""
-    lines = ["image,caption,split"]
-    for number in range(24):
-        Image.new("RGB", (16, 16), (10 * number, 0, 99)).save(tmp_path / f"{number}.png")
-        lines.append(f"{number}.png,square {number % 5} of {number % 7},{'validation' if number > 19 else 'train'}")
-    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    pairs = small_pairs.squares(tmp_path, lambda number: "validation" if number > 19 else "train", side=16)
     for module in (check, session):
         monkeypatch.setattr(module, "make_mesh", lambda config: tiny.one_device())
     flags.FLAGS.mark_as_parsed()
     settings = importlib.import_module("configs.manifest").get_config()
     settings.update_from_flattened_dict(
         {
-            "data.path": str(tmp_path / "pairs.csv"),
+            "data.path": str(pairs),
             "data.split_column": "split",
             "data.image_size": 16,
             "data.tokenizer": "word",

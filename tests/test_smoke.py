@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import small_pairs
 import tiny
 import vocabularies
-from PIL import Image
 from safetensors.numpy import save_file
 
 from bacl_jax import paths
@@ -59,12 +59,7 @@ SMALLER = {  # of the large towers
 
 def manifest(folder):
     """24 pairs, two of them for validation."""
-    rows = ["image,caption,split"]
-    for number in range(24):
-        Image.new("RGB", (20, 20), (10 * number, 0, 99)).save(folder / f"{number}.png")
-        rows.append(f"{number}.png,square number {number % 5} of {number % 7},{'train' if number < 22 else 'validation'}")
-    (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
-    return str(folder / "pairs.csv")
+    return str(small_pairs.squares(folder, lambda number: "train" if number < 22 else "validation", side=20))
 
 
 def shards(folder):

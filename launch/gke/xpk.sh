@@ -3,10 +3,7 @@ set -eo pipefail
 {% if job.folder %}
 cd {{ job.folder | q }}
 {% endif %}
-{% for line in job.exports %}
-{{ line }}
-{% endfor %}
-{% for line in job.setup %}
+{% for line in job.preparation %}
 {{ line }}
 {% endfor %}
 IFS=, read -ra workers <<< "${TPU_WORKER_HOSTNAMES:-}"
