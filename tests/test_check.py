@@ -20,7 +20,7 @@ from bacl_jax.settings import Problems
 from bacl_jax.train import flops, plan
 from bacl_jax.train.step import build
 from bacl_jax.train.workdir import check_free, lock_workdir
-from launch import check, check_page, session
+from launch import check, check_page, early, session
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +164,11 @@ def test_a_machine_that_is_too_small(needs):
     assert not [*check.too_small(config, needs, dataclasses.replace(disk, there=10**7))]
     (said,) = check.too_small(config, dataclasses.replace(needs, compiled=None, limit=None), dataclasses.replace(disk, free=10**7))
     assert "which has less" in str(said)
+
+
+def test_a_run_that_has_begun_needs_no_vocabulary_file(tmp_path):
+    config = from_config_dict({"data": {"tokenizer": "file", "tokenizer_path": str(tmp_path / "none.json")}})
+    (refused,) = early.problems(config, str(tmp_path / "run"), None)
+    assert str(refused).startswith(f"config.data.tokenizer_path = '{tmp_path}/none.json': there is no {tmp_path}/none.json")
+    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
+    assert list(early.problems(config, str(tmp_path / "run"), None)) == []

@@ -59,6 +59,7 @@ def scripts(engine, **changed):
         if name == "xpk.sh":
             (line,) = [word for word in shlex.split(text, comments=True) if word.startswith("--command=")]
             found["xpk command"] = line.removeprefix("--command=")
+            assert "\n" not in line  # xpk puts it in the middle of a line
     return found
 
 
@@ -156,9 +157,9 @@ PLACES = {  # what each process knows of its place, and what the training is tol
 @EVERY_ENGINE
 def test_the_training_gets_its_arguments_and_its_place(engine, shown):
     name, variables, tools, place = PLACES[engine]
-    changed = {"python": "python", "setup": ("true # ours", "sleep 0 &"), "environment": ("A=b 'c' $d",)}
+    changed = {"python": "python", "setup": ("true # ours", "sleep 0 &"), "environment": ("A=b 'c' $d $$e",)}
     value, arguments = shown(scripts(engine, **changed)[name], variables, tools)
-    assert value == "b 'c' $d"
+    assert value == "b 'c' $d $$e"
     training = ["-m", "launch.train", "--config=configs/emoji_bacl.py", "--workdir=/runs/a folder/run"]
     assert arguments == [*training, *(f"--config.{override}" for override in OVERRIDES), *place]
 
