@@ -26,7 +26,7 @@ SWEEP = (
 FIRST_RESULT = {  # step -> a file that is there when it has given something to look at
     "quickstart": "runs/quickstart/report/index.html",
     "tutorial": "runs/mine/report/index.html",
-    "sweep": "runs/sweep/sweep.parquet",
+    "sweep": "runs/sweep/plots/parallel.png",
 }
 STEPS = flags.DEFINE_list("steps", list(FIRST_RESULT), "Steps, in this order.")
 OUT = flags.DEFINE_string("out", "benchmarks/newcomer.json", "File for the seconds of each step.")

@@ -1,5 +1,6 @@
 """A search that learns from its points: Optuna asks the sweep file for one after another. DIR/optuna.db keeps it, so that it goes on."""
 
+import contextlib
 import functools
 import importlib
 import json
@@ -38,14 +39,16 @@ class Study:
 
     def plan(self) -> Iterator[Planned]:
         """The points that have ended before, those that were cut off or failed, and then new ones, each made when it is asked for."""
-        states = self._optuna.trial.TrialState
-        study = self._optuna.create_study(
-            storage=f"sqlite:///{self._folder / 'optuna.db'}",
-            study_name=STUDY,
-            direction="maximize",
-            pruner=self._pruner,
-            load_if_exists=True,
-        )
+        states, metric = self._optuna.trial.TrialState, self._sweep.metric
+        with self._readable():
+            study = self._optuna.create_study(
+                storage=self._storage, study_name=STUDY, direction="maximize", pruner=self._pruner, load_if_exists=True
+            )
+        if (before := study.user_attrs.get("metric", metric)) != metric:
+            raise ConfigError(
+                f"--metric={metric}: the trials in {self._folder} are compared by {before}; set that, or take another --workdir"
+            )
+        study.set_user_attr("metric", metric)
         study.sampler = self._sampler(len(study.trials))  # a seed for each start: else what was drawn before would be drawn again
         ended = study.get_trials(states=(states.COMPLETE, states.PRUNED))
         again = self._cut_off(study)
@@ -68,9 +71,23 @@ class Study:
         path = self._folder / "optuna.db"
         if not path.exists():
             return []
-        trials = self._optuna.load_study(storage=f"sqlite:///{path}", study_name=STUDY).trials
+        with self._readable():
+            trials = self._optuna.load_study(storage=self._storage, study_name=STUDY).trials
         overrides = {trial.user_attrs["override"]: trial.number for trial in trials if "override" in trial.user_attrs}
         return [self._sweep.point(json.loads(text), f"trial {number}") for text, number in overrides.items()]
+
+    @property
+    def _storage(self) -> str:
+        return f"sqlite:///{self._folder / 'optuna.db'}"
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """ConfigError where the storage cannot be read, whatever its library raises."""
+        try:
+            yield
+        except Exception as error:
+            what = str(error).splitlines()[0]
+            raise ConfigError(f"--workdir={self._folder}: its optuna.db holds no search ({what}); move it away, or take another") from error
 
     def _sampler(self, seed: int) -> Any:
         return self._sweep.file.call("sampler", seed) if self._sweep.file.sampler else self._optuna.samplers.TPESampler(seed=seed)

@@ -19,6 +19,7 @@ from bacl_jax.eval.restore import evaluated_config, open_model
 from bacl_jax.eval.tasks import ALL, AUDIT, check_tasks
 from bacl_jax.train.checkpoint import EVALUATED, Checkpoints
 from bacl_jax.train.hooks import Preemption
+from launch.auditing import run_audit
 from launch.session import Run
 
 
@@ -68,7 +69,7 @@ class Evaluation:
         """Evaluates a checkpoint on `tasks`. plots: the folder of the pictures in the workdir; None: no pictures."""
         run, workdir = self.run(step), self.checkpoints.workdir
         if AUDIT in tasks:
-            run.audit(workdir, step)
+            run_audit(run, workdir, step)
         if rest := [task for task in tasks if task != AUDIT]:
             params, start = self._params(run, step), time.monotonic()
             if on_files := [task for task in rest if task in self._on_files()]:

@@ -11,7 +11,7 @@ from bacl_jax.config import Config, ConfigError, contradictions, unchecked
 from bacl_jax.eval.tasks import ALL, check_tasks
 from bacl_jax.rules import check_divides, mesh_sizes
 from bacl_jax.settings import Problems, how_to_set
-from bacl_jax.train.workdir import check_free, check_workdir, read_config
+from bacl_jax.train.workdir import check_free, check_workdir, read_config, saved_steps
 
 IN_FILES = ("manifest", "webdataset", "parquet", "array_record")  # kinds of data whose path is one of files
 PATTERN = re.compile(r"[*?\[{]")  # begins what stands for several names: their folder must be there, and the reader looks for them
@@ -36,7 +36,7 @@ def check_evaluation(workdir: str, tasks: Sequence[str] | None, *, exists: bool)
 
 def problems(config: Config, workdir: str, devices: int | None) -> Iterator[ConfigError]:
     """What is wrong with a config that is sound in itself. devices: of the whole run, where it is known how many there will be."""
-    for field, path in _paths(config, begun=_is_begun(workdir)):
+    for field, path in _paths(config, begun=bool(saved_steps(workdir))):
         if path is not None and (missing := _missing(path)):
             here = "" if os.path.isabs(missing) else f" in {Path.cwd()}"
             yield ConfigError(f"config.{field} = {path!r}: there is no {missing}{here}; {how_to_set(f'config.{field}')}")
@@ -56,11 +56,6 @@ def _missing(path: str) -> str | None:
     fixed = PATTERN.split(path, maxsplit=1)[0]
     looked = path if fixed == path else os.path.dirname(fixed) or "."
     return None if ":" in path or os.path.exists(looked) else looked
-
-
-def _is_begun(workdir: str) -> bool:
-    folder = Path(workdir) / "checkpoints"
-    return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
 
 
 def _paths(config: Config, *, begun: bool) -> Iterator[tuple[str, str | None]]:

@@ -5,7 +5,9 @@ the engine tells each of them. Nothing is scheduled or watched here.
 """
 
 import dataclasses
+import functools
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -50,8 +52,13 @@ class Plan:
             if shutil.which(command[0]) is None:
                 raise ConfigError(f"{command[0]} is not installed here: install it, or see with --dry_run what would run")
         for path, text in self.files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+            except OSError as error:
+                raise ConfigError(
+                    f"--files={path.parent}: cannot write {path.name} there: {error.strerror}; take another folder"
+                ) from error
         codes = (subprocess.run(command, check=False).returncode for command in self.commands)
         return next((code for code in codes if code), 0)
 
@@ -112,9 +119,9 @@ ENGINES = {
         files=("gke/xpk.sh",),
         actions={
             "submit": ("bash {{ here }}/xpk.sh",),
-            "status": ("xpk workload list --cluster={{ job.gke.cluster }} {{ where }}",),
+            "status": ("xpk workload list --cluster={{ job.gke.cluster | q }} {{ where }}",),
             "logs": (LOGS,),
-            "delete": ("xpk workload delete --workload={{ job.name }} --cluster={{ job.gke.cluster }} {{ where }}",),
+            "delete": ("xpk workload delete --workload={{ job.name }} --cluster={{ job.gke.cluster | q }} {{ where }}",),
         },
         ignores=("nodes", "tasks_per_node", "gpus_per_task", "cpus_per_task", "memory_gib", "hours"),
         needs=("image", "gke.cluster", "gke.claim", "cloud.zone"),
@@ -149,11 +156,21 @@ def plan(engine: str, action: str, job: Job, folder: Path) -> Plan:
         comment_start_string="<#",  # "{#" is bash's ${#array[@]}
         comment_end_string="#>",
     )
-    environment.filters |= {"q": lambda value: shlex.quote(str(value)), "json": json.dumps}
+    environment.filters |= {
+        "q": lambda value: shlex.quote(str(value)),
+        "json": functools.partial(json.dumps, ensure_ascii=False),  # YAML knows no pairs of surrogates
+        "one_word": _one_word,
+    }
     context = _context(job, folder)
     needed = found.files if action in ("check", "submit") else ()
     files = {folder / Path(name).name: environment.get_template(name).render(context) + "\n" for name in needed}
     return Plan(files, [shlex.split(environment.from_string(command).render(context)) for command in found.actions[action]])
+
+
+def _one_word(text: str) -> str:
+    """A text of several lines as a word of bash on one line."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"$'{escaped}'"
 
 
 def _context(job: Job, folder: Path) -> dict[str, Any]:
@@ -181,7 +198,7 @@ def check_fields(name: str, engine: Engine, job: Job) -> None:
         if values[field] is None:
             raise ConfigError(f"job.{field} = None: {name} needs it; set it with --job.{field}=...")
     mounts = {"gke": job.gke.mount, "sky": job.sky.mount if job.sky.bucket else "/"}
-    if name in mounts and not Path(job.workdir).is_relative_to(mounts[name]):
+    if name in mounts and not Path(os.path.normpath(job.workdir)).is_relative_to(mounts[name]):
         raise ConfigError(f"--workdir={job.workdir}: must be under job.{name}.mount = {mounts[name]!r}, which outlives the machines")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from bacl_jax.config import ConfigError
-from bacl_jax.settings import NonNegative, Positive, PositiveFloat, read
+from bacl_jax.settings import NonNegative, Positive, PositiveFloat, Range, read
 
 PREEMPTED = 75  # exit code of a saved run where the engine takes 0 for the end: EX_TEMPFAIL, "try again"
 
@@ -39,10 +39,10 @@ Topology = Annotated[str, Matching(r"\d+x\d+(x\d+)?", "such as 4x4 or 2x2x4")]
 
 @dataclasses.dataclass(frozen=True)
 class Slurm:
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
+    partition: Line | None = None
+    account: Line | None = None
+    qos: Line | None = None
+    constraint: Line | None = None
     options: tuple[Line, ...] = ()
 
 
@@ -87,7 +87,7 @@ class Machines:
     cpus_per_task: Positive | None = None
     memory_gib: Positive | None = None
     hours: PositiveFloat | None = None
-    grace_seconds: Positive = 300
+    grace_seconds: Annotated[int, Range(1, 65535)] = 300
     spot: bool = False
     image: str | None = None
     folder: str | None = None
@@ -122,6 +122,11 @@ class Job(Machines):
         pairs = [pair.split("=", 1) for pair in self.environment]
         return [f"export {name}={shlex.quote(value)}" for name, value in pairs]
 
+    @property
+    def preparation(self) -> list[str]:
+        """What a shell does before the training: the environment, then `setup`."""
+        return [*self.exports, *self.setup]
+
     def train(self, *flags: str) -> list[str]:
         """The command that each process is, without its place among the others."""
         overrides = [f"--config.{override}" for override in self.overrides]
@@ -136,6 +141,19 @@ def describe(machines: Mapping[str, Any], *, config: str, workdir: str, override
     job = Job(**vars(read(Machines, machines, "job")), config=config, workdir=workdir, overrides=tuple(overrides))
     if not job.workdir.startswith("/") or "\n" in job.workdir:
         raise ConfigError(f"--workdir={job.workdir!r}: must begin with /, since the job starts elsewhere: --workdir=$PWD/runs/bacl")
+    if job.hours is not None and 3600 * job.hours <= job.grace_seconds:
+        raise ConfigError(
+            f"job.grace_seconds = {job.grace_seconds}: must be less than job.hours = {job.hours:g}, else each start ends at once; "
+            "set --job.grace_seconds or --job.hours"
+        )
+    if job.gke.tpu and job.gke.gpu:
+        raise ConfigError(f"job.gke.gpu = {job.gke.gpu!r}: a node has GPUs or TPUs; set one of --job.gke.gpu and --job.gke.tpu to None")
+    if job.gke.topology and not job.gke.tpu:
+        raise ConfigError(f"job.gke.topology = {job.gke.topology!r}: is of a TPU slice; set --job.gke.tpu, or leave it out")
+    if job.gke.tpu and job.gpus_per_task:
+        raise ConfigError(f"job.gpus_per_task = {job.gpus_per_task}: a TPU's node has no GPUs; set --job.gpus_per_task=0")
+    if job.gke.gpu and not job.gpus_per_task:
+        raise ConfigError(f"job.gpus_per_task = 0: a process gets none of the node's {job.gke.gpu}; set --job.gpus_per_task")
     if job.gke.tpu:
         chips = math.prod(map(int, (job.gke.topology or "0").split("x")))
         if chips != job.nodes * job.gke.chips:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from bacl_jax import data, partition, paths, schedules
-from bacl_jax.config import Config, ConfigError, sha256
+from bacl_jax.config import Config, sha256
 from bacl_jax.data.faults import Faults, summary
 from bacl_jax.data.features import FeatureFiles
 from bacl_jax.data.order import PartnerLists
@@ -18,8 +18,7 @@ from bacl_jax.data.sampler import Sampler
 from bacl_jax.data.source import DataSet
 from bacl_jax.data.stages import Stages
 from bacl_jax.data.tokenizer import Tokenizer
-from bacl_jax.eval import audit_report, benchmark_report, corpus, page, report, suite
-from bacl_jax.eval.audit import audit
+from bacl_jax.eval import benchmark_report, page, report, suite
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.examples import gather
 from bacl_jax.eval.head import train_head
@@ -231,49 +230,11 @@ class Run:
             report.print_tables({task: outcome.metrics})
             print(benchmark_report.not_understood(outcome.metrics) + "\n".join(map(str, paths)))
 
-    def audit(self, workdir: str | os.PathLike[str], step: int) -> None:
-        """The task `audit` on the pairs of eval.audit.split, by the checkpoints of eval.audit.steps, `step` the newest.
-
-        Writes DIR/eval/<step>/audit.json and, in DIR/eval/<step>/audit, lists and pictures; for another split than train in
-        DIR/eval/<step>/<split>/.
-        """
-        config, split = self.config, self.config.eval.audit.split
-        source = self.dataset.complete() if split == "train" else self.dataset.splits[split].source
-        if not len(source):
-            filled = ", ".join(["train", *self.filled_splits()])
-            raise ConfigError(f"config.eval.audit.split = {split!r}: the data set has no rows there; splits with rows: {filled}")
-
-        with Checkpoints(workdir, read_only=True) as checkpoints:
-            steps = audited_steps(checkpoints.steps(), config.eval.audit.steps, step)
-
-            def read(step: int) -> corpus.Corpus:
-                _, params = checkpoints.restore_params(self.trainer.abstract_params(), step)
-                return corpus.read(self.trainer, on_local_devices(params), self.tokenizer, source, config, show_progress=True)
-
-            reads = [functools.partial(read, one) for one in steps]
-            findings = audit(reads, config.eval.audit, chunk=config.eval.chunk, shards=self.trainer.shards, show_progress=True)
-        written = {"config_sha256": sha256(config), "data": f"{config.data.kind}/{split}", "subfolder": "" if split == "train" else split}
-        paths = suite.write(workdir, step, {"audit": findings.metrics}, **written)
-        folder = paths[0].with_suffix("")
-        paths += audit_report.write(folder, findings) + audit_report.draw(folder, findings, source, config.eval.audit.shown)
-        print(f"steps {', '.join(map(str, steps))}, {split} pairs of {self.dataset.description}")
-        audit_report.print_findings(findings)
-        print("\n".join(map(str, paths)))
-
     def options(self, task: str, params: Any) -> dict[str, Any]:
         """Localisation of a model without CLA: the same layers, trained afterwards on its frozen towers."""
         if task != "localization" or self.config.objective.cla.enabled:
             return {}
         return {"baseline": train_head(self.config, self.dataset, self.tokenizer, params, steps=HEAD_STEPS)}
-
-
-def audited_steps(kept: Sequence[int], wanted: Sequence[int], newest: int) -> list[int]:
-    """Checkpoints that an audit averages over, ascending: `wanted`, or all that are kept, up to `newest`. ConfigError if one is not."""
-    lacking = sorted(step for step in wanted if step not in kept or step > newest)
-    if lacking:
-        there = ", ".join(str(step) for step in kept if step <= newest)
-        raise ConfigError(f"config.eval.audit.steps: no checkpoint of step {', '.join(map(str, lacking))}; there are {there}")
-    return sorted({step for step in wanted or kept if step <= newest})
 
 
 def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:

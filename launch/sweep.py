@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bacl_jax.config import ConfigError
-from launch import command, sweep_array, sweep_session, sweeps
+from launch import command, sweep_array, sweeps
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Python file with get_config().")
 SWEEP = flags.DEFINE_string("sweep", None, "Python file with sweep() or suggest(trial).")
@@ -40,20 +40,20 @@ REPORT = flags.DEFINE_bool("report", False, "Runs nothing.")
 def main() -> None:
     if CONFIG.value is None or SWEEP.value is None or WORKDIR.value is None:
         raise ConfigError("--config, --sweep and --workdir must be given, as in --sweep=configs/sweeps/curriculum.py; --help tells more")
+    sweeps.check_alone(POINT, SBATCH, REPORT)
     flag, folder, file = flags.FLAGS["config"], Path(WORKDIR.value), sweeps.read(Path(SWEEP.value))
     sweep = sweeps.Sweep(file, config_flags.get_config_filename(flag), config_flags.get_override_values(flag), METRIC.value)
-    if sweep.file.suggest and (POINT.value is not None or SBATCH.value is not None):
-        raise ConfigError(
-            f"--sweep={SWEEP.value}: a search with suggest(trial) makes its points as it goes: leave out --point and --sbatch"
-        )
+    points = sweep.known_points(needed=POINT.value is not None or SBATCH.value is not None)
     if SBATCH.value is not None:
-        print(sweep_array.write(Path(SBATCH.value), len(sweep.points()), folder, sys.argv[1:]))
-    elif POINT.value is not None:
-        sweep_session.run_one(sweep, folder, POINT.value)
+        return print(sweep_array.write(Path(SBATCH.value), len(points), folder, sys.argv[1:]))
+    from launch import sweep_session  # and with it pandas and matplotlib, which take seconds: what is wrong is said before
+
+    if POINT.value is not None:
+        sweep_session.run_one(sweep, points, folder, POINT.value)
     elif REPORT.value:
-        sweep_session.report(sweep, folder)
+        sweep_session.report(sweep, points, folder)
     else:
-        sweep_session.run(sweep, folder, workers=WORKERS.value, trials=TRIALS.value)
+        sweep_session.run(sweep, points, folder, workers=WORKERS.value, trials=TRIALS.value)
 
 
 if __name__ == "__main__":

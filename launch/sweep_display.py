@@ -10,6 +10,7 @@ import rich.progress
 from rich.console import Console
 from rich.table import Table
 
+from bacl_jax.train.goodput import clock
 from launch.point_runs import Ended, Planned, Records
 from launch.points import config_of
 
@@ -82,8 +83,7 @@ class Display:
         if self._ended >= self._total or not worked:
             return "" if self._ended >= self._total else "time left: ?"
         rest = self._total - self._ended - sum(now for _, now in running)
-        seconds = round((time.monotonic() - self._began) * rest / worked)
-        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left"
+        return f"{clock((time.monotonic() - self._began) * rest / worked)} left"
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], fields: Sequence[str], metric: str) -> None:

@@ -16,10 +16,8 @@ from launch.points import Point, result
 from launch.sweeps import METRICS
 
 SEED = "seed"  # points that differ in it alone count as one, by their mean
-CONFIG_FILE = '''"""{title}
-
-Written by launch.sweep: the fields that differ from the defaults. Train it with --config={path} and a --workdir of its own.
-"""
+CONFIG_FILE = """# {title}
+# Written by launch.sweep: the fields that differ from the defaults. Train it with --config={path} and a --workdir of its own.
 
 from ml_collections import ConfigDict
 
@@ -30,7 +28,7 @@ def get_config() -> ConfigDict:
     config = default_config_dict()
 {lines}
     return config
-'''
+"""
 
 
 def row(ended: Ended, folder: Path) -> dict[str, Any]:
@@ -100,7 +98,7 @@ class Results:
         return list(dict.fromkeys(field for ended in self._ended.values() for field in ended.point.labels))
 
     def best(self) -> Best | None:
-        """The overrides with the highest mean over their seeds; None where no point is finished."""
+        """The overrides with the highest mean over their seeds; None where no point is finished with a number."""
         groups: dict[str, list[str]] = {}
         for name, ended in sorted(self._ended.items()):
             if ended.status == "done":
@@ -110,7 +108,7 @@ class Results:
         for names in groups.values():
             values = [float(self._rows[name][self._metric]) for name in names]
             found.append(Best(tuple(names), statistics.mean(values), statistics.stdev(values) if len(values) > 1 else math.nan))
-        return max(found, key=lambda best: best.value, default=None)
+        return max((one for one in found if math.isfinite(one.value)), key=lambda best: best.value, default=None)
 
     def _write(self) -> None:
         path = self._folder / "sweep.parquet"
@@ -132,8 +130,12 @@ def write_best(path: Path, config: Config, title: str) -> Path:
     """Writes a config as a file with get_config()."""
     values = dict.fromkeys(name.partition("[")[0] for name in changed_fields(Config(), config))
     lines = "\n".join(f"    config.{name} = {_value(config, name)!r}" for name in values)
-    path.write_text(CONFIG_FILE.format(title=title, path=path, lines=lines))
+    path.write_text(CONFIG_FILE.format(title=_on_one_line(title), path=_on_one_line(path), lines=lines))
     return path
+
+
+def _on_one_line(value: object) -> str:
+    return " ".join(str(value).split())
 
 
 def _value(config: Config, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bacl_jax.config import ConfigError
@@ -10,13 +10,16 @@ from bacl_jax.train.workdir import lock_workdir
 from launch import sweep_plots
 from launch.adaptive import Study, evaluation
 from launch.point_runs import Ended, Planned, Workers, default_workers, left, places
+from launch.points import Point
 from launch.sweep_display import Display, print_table
 from launch.sweep_results import Results, write_best
 from launch.sweeps import Sweep, check_workdirs
 
 
-def run(sweep: Sweep, folder: Path, *, workers: int | None, trials: int) -> None:
+def run(sweep: Sweep, points: list[Point], folder: Path, *, workers: int | None, trials: int) -> None:
     """Runs what is not finished, `workers` at a time (None: `default_workers`); then the table, the pictures and DIR/best.py.
+
+    points: those of `sweep`, which a search makes as it goes.
 
     Whatever is wrong with the sweep is a ConfigError before anything runs; where no point gets to its end the process ends with code 1.
     """
@@ -26,10 +29,9 @@ def run(sweep: Sweep, folder: Path, *, workers: int | None, trials: int) -> None
     if sweep.file.suggest:
         plan, total = Study(sweep, folder, trials).plan(), trials
     else:
-        points = sweep.points()
         check_workdirs(points, folder)
-        points.sort(key=lambda point: left(point, folder) is None)  # what has ended before is in the table at once
-        plan, total = map(Planned, points), len(points)
+        ended_first = sorted(points, key=lambda point: left(point, folder) is None)  # what has ended before is in the table at once
+        plan, total = map(Planned, ended_first), len(points)
     with lock_workdir(folder):
         results, machine = Results(folder, sweep.metric), Workers(folder, workers or default_workers())
         with Display(total, evaluation(sweep.metric)) as display, contextlib.closing(machine.run(map(display.watched, plan))) as runs:
@@ -42,9 +44,8 @@ def run(sweep: Sweep, folder: Path, *, workers: int | None, trials: int) -> None
             sys.exit(1)
 
 
-def run_one(sweep: Sweep, folder: Path, number: int) -> None:
-    """Runs one point of the sweep, with all that this process may use; the process ends with code 1 where it fails."""
-    points = sweep.points()
+def run_one(sweep: Sweep, points: Sequence[Point], folder: Path, number: int) -> None:
+    """Runs one point of a sweep, with all that this process may use; the process ends with code 1 where it fails."""
     if not 0 <= number < len(points):
         raise ConfigError(f"--point={number}: must be from 0 to {len(points) - 1}, the points of --sweep={sweep.file.path}")
     check_workdirs(points[number : number + 1], folder)
@@ -54,9 +55,9 @@ def run_one(sweep: Sweep, folder: Path, number: int) -> None:
             sys.exit(1)
 
 
-def report(sweep: Sweep, folder: Path) -> None:
+def report(sweep: Sweep, points: Sequence[Point], folder: Path) -> None:
     """The table, the pictures and DIR/best.py of what has ended; nothing is run."""
-    points = Study(sweep, folder, 0).ended() if sweep.file.suggest else sweep.points()
+    points = Study(sweep, folder, 0).ended() if sweep.file.suggest else points
     ended: list[Ended] = [one for point in points if (one := left(point, folder)) is not None]
     if not ended:
         raise ConfigError(f"--workdir={folder}: none of the {len(points)} points has ended there; run the sweep without --report")

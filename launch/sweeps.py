@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from absl.flags import FlagHolder
+
 from bacl_jax.config import BestMetric, Config, ConfigError, flatten, sha256
 from bacl_jax.train.workdir import check_workdir
 from launch.points import Point, config_of
@@ -22,7 +24,7 @@ METRICS: dict[str, str] = {  # numbers of which more is better -> the task that 
 }
 SPLIT = {"eval.split": "validation", "eval.report": "validation"}  # of every point: what is chosen by is not what is reported
 MOST_POINTS = 10_000
-LONGEST_NAME = 120  # letters
+LONGEST_NAME = 120  # bytes
 
 Override = Mapping[str, Any]
 
@@ -48,7 +50,7 @@ class SweepFile:
             return found if name != "sweep" else list(itertools.islice(found, MOST_POINTS + 1))
         except ConfigError as error:
             raise ConfigError(f"--sweep={self.path}: {error}") from error
-        except Exception as error:  # anything may be wrong with it
+        except (Exception, SystemExit) as error:  # anything may be wrong with it
             raise _broken(self.path, f"{name}() fails", error) from error
 
 
@@ -60,7 +62,7 @@ def read(path: Path) -> SweepFile:
         raise ConfigError(f"--sweep={path}: no such file; {hint}")
     try:
         names = runpy.run_path(str(path))
-    except Exception as error:  # anything may be wrong with it
+    except (Exception, SystemExit) as error:  # anything may be wrong with it
         raise _broken(path, "no sweep can be read from it", error) from error
     functions: dict[str, Any] = {name: names.get(name) for name in ("sweep", "suggest", "sampler", "pruner")}
     if callable(functions["sweep"]) == callable(functions["suggest"]):
@@ -68,10 +70,13 @@ def read(path: Path) -> SweepFile:
         raise ConfigError(
             f"--sweep={path}: must define sweep(), which yields overrides, or suggest(trial), which returns one; it has {found}"
         )
-    return SweepFile(path, **functions, shown=names.get("shown", ()))
+    shown = names.get("shown", ())
+    if not isinstance(shown, tuple | list) or not all(isinstance(name, str) for name in shown):
+        raise ConfigError(f"--sweep={path}: shown = {shown!r}: must be a tuple of names of numbers, such as ('i2t_R@10',)")
+    return SweepFile(path, **functions, shown=shown)
 
 
-def _broken(path: Path, what: str, error: Exception) -> ConfigError:
+def _broken(path: Path, what: str, error: BaseException) -> ConfigError:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
     if isinstance(error, SyntaxError):
         lines = [error.lineno]
@@ -96,14 +101,21 @@ class Sweep:
             near = difflib.get_close_matches(self.metric, METRICS, n=1, cutoff=0)
             raise ConfigError(f"--metric={self.metric}: did you mean {near[0]}? A sweep is decided by one of {', '.join(METRICS)}")
 
+    def known_points(self, *, needed: bool) -> list[Point]:
+        """Those that are known before anything runs, none of a search. ConfigError where a search lacks those that are needed."""
+        if needed and self.file.suggest:
+            raise ConfigError(
+                f"--sweep={self.file.path}: a search with suggest(trial) makes its points as it goes: leave out --point and --sbatch"
+            )
+        return [] if self.file.suggest else self.points()
+
     def points(self) -> list[Point]:
         """The points of `sweep`, in its order. ConfigError where there is none, two are the same, or one is wrong."""
         overrides = self.file.call("sweep")
         if not 0 < len(overrides) <= MOST_POINTS:
-            found = "no point" if not overrides else f"more than {MOST_POINTS:,} points"
-            raise ConfigError(
-                f"--sweep={self.file.path}: sweep() yields {found}; it must yield at least one override, such as {{'seed': 1}}"
-            )
+            few = "no point; it must yield at least one override, such as {'seed': 1}"
+            many = f"more than {MOST_POINTS:,} points; take fewer values, or draw them with random()"
+            raise ConfigError(f"--sweep={self.file.path}: sweep() yields {many if overrides else few}")
         points = [self.point(override, f"point {number}") for number, override in enumerate(overrides)]
         seen: dict[str, int] = {}
         for number, point in enumerate(points):
@@ -157,7 +169,14 @@ class Sweep:
             raise ConfigError(f"{place}: config.data.validation_captions = 0: must be 1 or more: points are compared on validation")
 
 
-def check_workdirs(points: list[Point], folder: Path) -> None:
+def check_alone(*given: FlagHolder[Any]) -> None:
+    """ConfigError where more than one of these flags is set."""
+    names = [flag.name for flag in given if flag.value is not None and flag.value is not False]
+    if len(names) > 1:
+        raise ConfigError(f"--{names[0]} and --{names[1]}: must not be given together; leave one of them out")
+
+
+def check_workdirs(points: Sequence[Point], folder: Path) -> None:
     """ConfigError where the folder of a point belongs to another config."""
     for point in points:
         check_workdir(folder / point.name, config_of(point))
@@ -171,7 +190,7 @@ def name_of(override: Override) -> str:
     full = "+".join(f"{name}={override[name]}" for name in sorted(override))
     short = "+".join(f"{'.'.join(name.split('.')[-2:])}={override[name]}" for name in sorted(override)) or "unchanged"
     clean = re.sub(r"[^\w.=+-]+", "_", short)
-    if clean == short and len(short) <= LONGEST_NAME:
+    if clean == short and len(short.encode()) <= LONGEST_NAME:
         return short
     digest = hashlib.sha256(full.encode()).hexdigest()[:8]
-    return f"{clean[: LONGEST_NAME - 9]}-{digest}"
+    return f"{clean.encode()[: LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"

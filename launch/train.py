@@ -51,9 +51,9 @@ def main() -> None:
 
         with Asked() as asked, Preemption() as preemption:
             finished = session.train(config, WORKDIR.value, preemption, asked)
-    if not finished:
-        print("preempted, resume with the same command")
-        sys.exit(PREEMPTED.value)
+        if not finished:
+            print("preempted, resume with the same command")
+            sys.exit(PREEMPTED.value)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ import os
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of a test's time is LLVM's; its optimisations change neither the program that XLA made nor the memory it plans.
-# A collective that waits 40 s for a device which gets no core would end the process.
+# Most of a test's time is the compiler's. LLVM's optimisations and the newer emitters, which take twice as long, change neither the program
+# that XLA made nor the memory it plans. A collective that waits 40 s for a device which gets no core would end the process.
 os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 )
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # shared with the processes that the tests start: many run the same program
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="bacl_jax-test-cache-")

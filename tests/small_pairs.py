@@ -1,5 +1,8 @@
 """A manifest of 24 coloured bars and a model so small that a run of it takes seconds, for tests that start launch.train or launch.sweep."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
@@ -40,4 +43,14 @@ def write(folder):
             Image.fromarray(pixels).save(folder / f"{name}{place}.png")
             lines.append(f"{name}{place}.png,{name} bar {place},{ {4: 'validation', 5: 'test'}.get(place, 'train') }")
     (folder / "pairs.csv").write_text("\n".join(lines) + "\n")
+    return folder / "pairs.csv"
+
+
+def squares(folder: Path, split: Callable[[int], str], *, side: int = 8) -> Path:
+    """24 squares of one colour each in `folder` with captions, and the manifest of them. split: of the row of a number."""
+    rows = ["image,caption,split"]
+    for number in range(24):
+        Image.new("RGB", (side, side), (10 * number, 0, 99)).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,square {number % 5} of {number % 7},{split(number)}")
+    (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
     return folder / "pairs.csv"

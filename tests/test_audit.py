@@ -27,7 +27,7 @@ from bacl_jax.mesh import make_mesh
 from bacl_jax.objective.shards import Shards
 from benchmarks import audit as figures
 from benchmarks import noisy_copy
-from launch.session import audited_steps
+from launch.auditing import audited_steps
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "data.md"
 

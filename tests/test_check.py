@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+import small_pairs
 import tiny
 from absl import flags
-from PIL import Image
 
 from bacl_jax.config import ConfigError, contradictions, from_config_dict
 from bacl_jax.data.source import ArraySource, EvalSplit, Part
@@ -20,7 +20,7 @@ from bacl_jax.settings import Problems
 from bacl_jax.train import flops, plan
 from bacl_jax.train.step import build
 from bacl_jax.train.workdir import check_free, lock_workdir
-from launch import check, check_page, session
+from launch import check, check_page, early, session
 
 
 @pytest.fixture(scope="module")
@@ -116,18 +116,14 @@ def test_the_first_rows_of_each_source_and_split_are_decoded(on_error, found):
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     """A run on 24 pairs and one device."""
-    lines = ["image,caption,split"]
-    for number in range(24):
-        Image.new("RGB", (16, 16), (10 * number, 0, 99)).save(tmp_path / f"{number}.png")
-        lines.append(f"{number}.png,square {number % 5} of {number % 7},{'validation' if number > 19 else 'train'}")
-    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    pairs = small_pairs.squares(tmp_path, lambda number: "validation" if number > 19 else "train", side=16)
     for module in (check, session):
         monkeypatch.setattr(module, "make_mesh", lambda config: tiny.one_device())
     flags.FLAGS.mark_as_parsed()
     settings = importlib.import_module("configs.manifest").get_config()
     settings.update_from_flattened_dict(
         {
-            "data.path": str(tmp_path / "pairs.csv"),
+            "data.path": str(pairs),
             "data.split_column": "split",
             "data.image_size": 16,
             "data.tokenizer": "word",
@@ -168,3 +164,11 @@ def test_a_machine_that_is_too_small(needs):
     assert not [*check.too_small(config, needs, dataclasses.replace(disk, there=10**7))]
     (said,) = check.too_small(config, dataclasses.replace(needs, compiled=None, limit=None), dataclasses.replace(disk, free=10**7))
     assert "which has less" in str(said)
+
+
+def test_a_run_that_has_begun_needs_no_vocabulary_file(tmp_path):
+    config = from_config_dict({"data": {"tokenizer": "file", "tokenizer_path": str(tmp_path / "none.json")}})
+    (refused,) = early.problems(config, str(tmp_path / "run"), None)
+    assert str(refused).startswith(f"config.data.tokenizer_path = '{tmp_path}/none.json': there is no {tmp_path}/none.json")
+    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
+    assert list(early.problems(config, str(tmp_path / "run"), None)) == []

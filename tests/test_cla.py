@@ -114,5 +114,7 @@ def test_match_loss_at_chance_and_unused_rows():
     assert float(cla.match_loss(zero, zero[None], jnp.ones((1, 4), bool))) == pytest.approx(np.log(2))
     alone = cla.match_loss(zero, zero[None] + 9, jnp.zeros((1, 4), bool))
     assert float(alone) == pytest.approx(np.log(2) / 2)
+    no_pair = cla.match_loss(zero, zero[None], jnp.zeros((1, 4), bool), jnp.zeros(4, bool))
+    assert float(no_pair) == 0
     some = cla.match_loss(zero, jnp.asarray([[0.0] * 4, [9.0] * 4]), jnp.asarray([[True] * 4, [False] * 4]))
     assert float(some) == pytest.approx(np.log(2))

@@ -199,7 +199,7 @@ def test_what_may_change_is_what_the_architecture_lists():
         "model.scan_layers",
         "objective.contrast",
         "objective.tile",
-        *(name for name in FIELDS if name.startswith(("mesh.", "eval."))),
+        *(name for name in FIELDS if name.startswith(("mesh.", "eval.", "watch."))),
         *(name for name in FIELDS if name.startswith("train.") and name != "train.batch_size"),
     }
 

@@ -50,7 +50,8 @@ def scripts(engine, **changed):
     found = {}
     for name, text in files(engine, **changed).items():
         if name == "jobset.yaml":
-            found[name] = jobset(text)["template"]["spec"]["template"]["spec"]["containers"][0]["command"][2]
+            command = jobset(text)["template"]["spec"]["template"]["spec"]["containers"][0]["command"][2]
+            found[name] = command.replace("$$", "$")  # as Kubernetes does
         elif name == "task.yaml":
             found |= {f"{name} {part}": yaml.safe_load(text)[part] for part in ("setup", "run")}
         else:
@@ -58,6 +59,7 @@ def scripts(engine, **changed):
         if name == "xpk.sh":
             (line,) = [word for word in shlex.split(text, comments=True) if word.startswith("--command=")]
             found["xpk command"] = line.removeprefix("--command=")
+            assert "\n" not in line  # xpk puts it in the middle of a line
     return found
 
 
@@ -73,7 +75,10 @@ def test_scripts_are_valid_shell(engine, tmp_path):
         for name, text in scripts(engine, **changed).items():
             path = tmp_path / f"{number} {name}"
             path.write_text(text)
-            for command in (["bash", "-n"], [Path(sys.executable).with_name("shellcheck"), "--shell=bash", "--exclude=SC1091,SC2016"]):
+            for command in (
+                ["bash", "-n"],
+                [Path(sys.executable).with_name("shellcheck"), "--shell=bash", "--exclude=SC1091,SC2016,SC1003"],
+            ):
                 done = subprocess.run([*command, path], capture_output=True, text=True, check=False)
                 assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
 
@@ -152,9 +157,9 @@ PLACES = {  # what each process knows of its place, and what the training is tol
 @EVERY_ENGINE
 def test_the_training_gets_its_arguments_and_its_place(engine, shown):
     name, variables, tools, place = PLACES[engine]
-    changed = {"python": "python", "setup": (), "environment": ("A=b 'c' $d",)}
+    changed = {"python": "python", "setup": ("true # ours", "sleep 0 &"), "environment": ("A=b 'c' $d $$e",)}
     value, arguments = shown(scripts(engine, **changed)[name], variables, tools)
-    assert value == "b 'c' $d"
+    assert value == "b 'c' $d $$e"
     training = ["-m", "launch.train", "--config=configs/emoji_bacl.py", "--workdir=/runs/a folder/run"]
     assert arguments == [*training, *(f"--config.{override}" for override in OVERRIDES), *place]
 
@@ -210,7 +215,7 @@ def test_a_jobset_tries_again_but_not_with_a_bad_config():
     assert pod["containers"][0]["resources"]["limits"] == {"google.com/tpu": 4, "memory": "100Gi"}
     assert (pod["containers"][0]["workingDir"], pod["terminationGracePeriodSeconds"]) == ("/app", 300)
     assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
-    gpus = files("gke", gke__tpu=None, spot=False, gke__gpu="nvidia-h100-80gb", gpus_per_task=8)["jobset.yaml"]
+    gpus = files("gke", gke__tpu=None, gke__topology=None, spot=False, gke__gpu="nvidia-h100-80gb", gpus_per_task=8)["jobset.yaml"]
     pod = jobset(gpus)["template"]["spec"]["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 8}
     assert pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
@@ -258,12 +263,18 @@ def test_the_files_are_written_and_the_first_command_that_fails_counts(tmp_path)
         ("slurm", {"name": "A b"}, "job.name = 'A b': must be a text of at most 40 of a-z, 0-9 and -"),
         ("slurm", {"environment": ("A",)}, "must be a tuple, each entry a text of the form NAME=value"),
         ("slurm", {"setup": ("a\nb",)}, "job.setup = .*: must be a tuple, each entry a text of one line"),
+        ("slurm", {"slurm__partition": "gpu\ntouch x"}, "job.slurm.partition = .*: must be a text of one line or None"),
+        ("slurm", {"hours": 0.05}, "job.grace_seconds = 300: must be less than job.hours = 0.05"),
+        ("slurm", {"grace_seconds": 65536}, "job.grace_seconds = 65536"),
         ("slurm", {"spot": True}, "job.spot = True: slurm has no place for it: leave it at False, or take --engine=tpu_vm or"),
         ("tpu_vm", {"nodes": 4}, "job.nodes = 4: tpu_vm has no place for it: leave it at 1, or take --engine=slurm or"),
         ("tpu_vm", {"cloud__zone": None}, "job.cloud.zone = None: tpu_vm needs it; set it with --job.cloud.zone=..."),
         ("gke", {"nodes": 2}, r"job.gke.topology = '4x4' has 16 chips, and job.nodes x job.gke.chips = 2 x 4 must be as many"),
         ("gke", {"gke__topology": "16"}, "job.gke.topology = '16': must be a text such as 4x4 or 2x2x4 or None"),
         ("gke", {"gke__mount": "/data"}, "--workdir=/runs/a folder/run: must be under job.gke.mount = '/data'"),
+        ("gke", {"gke__gpu": "nvidia-l4"}, "a node has GPUs or TPUs"),
+        ("gke", {"gke__tpu": None}, "job.gke.topology = '4x4': is of a TPU slice"),
+        ("gke", {"gpus_per_task": 4}, "job.gpus_per_task = 4: a TPU's node has no GPUs"),
         ("xpk", {"image": None}, "job.image = None: xpk needs it"),
         ("sky", {"hours": 3.0}, "job.hours = 3.0: sky has no place for it: leave it at None, or take --engine=slurm"),
     ],
@@ -271,6 +282,31 @@ def test_the_files_are_written_and_the_first_command_that_fails_counts(tmp_path)
 def test_what_an_engine_cannot_honour_is_refused(engine, changed, said):
     with pytest.raises(ConfigError, match=said):
         plan(engine, "submit", job(engine, **changed), FOLDER)
+
+
+@pytest.mark.parametrize("name", ["null", "yes", "on"])
+def test_words_of_yaml_are_names_as_any_other(name):
+    assert yaml.safe_load(files("gke", name=name, gke__namespace=name)["jobset.yaml"])["metadata"] == {
+        "name": name,
+        "namespace": name,
+        "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
+    }
+    assert yaml.safe_load(files("sky", name=name)["task.yaml"])["name"] == name
+
+
+def test_texts_go_into_yaml_and_slurm_as_they_are():
+    strange = GIVEN | {"workdir": "/runs/\N{GRINNING FACE} %j"}
+    made = {engine: plan(engine, "submit", describe(machines(engine), **strange), FOLDER).files for engine in ("sky", "slurm")}
+    (task,), (script,) = (found.values() for found in made.values())
+    assert "/runs/\N{GRINNING FACE} %j" in yaml.safe_load(task)["run"]
+    assert "#SBATCH --output='/runs/\N{GRINNING FACE} %%j/slurm.txt'" in script
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    with pytest.raises(ConfigError, match=r"--files=.*/file/x: cannot write job.sbatch there"):
+        plan("slurm", "check", job("slurm"), tmp_path / "file" / "x").run()
 
 
 def test_what_is_no_engine_no_action_and_no_folder():

@@ -9,14 +9,14 @@ import jax
 import media_files
 import numpy as np
 import pytest
+import small_pairs
 import tiny
 import vocabularies
-from PIL import Image
 from safetensors.numpy import save_file
 
 from bacl_jax import paths
 from bacl_jax.config import from_config_dict
-from bacl_jax.data import tar_index
+from bacl_jax.data import emoji, tar_index
 from bacl_jax.interop import layouts
 from bacl_jax.models import Model
 from bacl_jax.train.checkpoint import Checkpoints
@@ -30,6 +30,7 @@ SMALL = {
     "train.batch_size": 32,
     "train.log_every": 1,
     "train.eval_every": 0,
+    "train.save_minutes": None,
     "optim.warmup_steps": 1,
     "eval.tasks": ("halftrue",),
     "train.keep_best": None,
@@ -91,12 +92,7 @@ SMALL_MEDIA = {
 
 def manifest(folder):
     """24 pairs, two of them for validation."""
-    rows = ["image,caption,split"]
-    for number in range(24):
-        Image.new("RGB", (20, 20), (10 * number, 0, 99)).save(folder / f"{number}.png")
-        rows.append(f"{number}.png,square number {number % 5} of {number % 7},{'train' if number < 22 else 'validation'}")
-    (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
-    return str(folder / "pairs.csv")
+    return str(small_pairs.squares(folder, lambda number: "train" if number < 22 else "validation", side=20))
 
 
 def shards(folder):
@@ -124,8 +120,23 @@ def bert(folder, config):
     return str(folder / "bert.safetensors")
 
 
+@pytest.fixture(scope="module")
+def decoded():
+    """Pictures of the emoji are decoded once."""
+    decode_all, kept = emoji._decode_all, {}
+
+    def decode(rows, folder, config, skipped, on_skip):
+        key = (config.vendors, config.language, config.image_size)
+        if key not in kept:
+            kept[key] = decode_all(rows, folder, config, skipped, on_skip)
+        return kept[key]
+
+    return decode
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_two_steps(name, tmp_path, monkeypatch):
+def test_two_steps(name, tmp_path, monkeypatch, decoded):
+    monkeypatch.setattr(emoji, "_decode_all", decoded)
     monkeypatch.setattr(session, "make_mesh", lambda config: tiny.one_device())  # eight fake ones take eight times as long
     settings = importlib.import_module(f"configs.{name}").get_config()
     overrides = dict(SMALL)

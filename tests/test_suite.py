@@ -5,7 +5,7 @@ import pytest
 from eval_fakes import CONFIG, Tokenizer, Trainer, dataset
 
 from bacl_jax.config import ConfigError
-from bacl_jax.eval import suite
+from bacl_jax.eval import suite, tasks
 
 DATA = dataset([0, 1, 2], total=4, half_true={0: [(1, 0, "hair")]})
 PARAMS = {"z": np.eye(4, dtype=np.float32)[:3], "w": np.eye(4, dtype=np.float32)}
@@ -53,3 +53,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["halftrue.json"]
     suite.write(tmp_path, 1, {"halftrue": {"n": 2}}, config_sha256="a", data="d")
     assert json.loads(path.read_text())["metrics"] == {"n": 2}
+
+
+def test_the_names_of_tasks_are_those_of_what_they_do():
+    assert tuple(suite.TASKS) == tasks.ON_SPLITS
+    assert tuple(sorted(suite.BENCHMARKS)) == tuple(sorted(tasks.ON_FILES))

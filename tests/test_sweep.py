@@ -125,6 +125,8 @@ REFUSED = [
     (yielding({"train.steps": 9}), "train.steps is set on the command line, too"),
     (yielding(3), "3 is no override"),
     ("def sweep():\n    while True:\n        yield {'seed': 1}\n", "more than 10,000 points"),
+    ("shown = 5\n" + yielding({"seed": 1}), "shown = 5: must be a tuple of names of numbers"),
+    ("import sys\ndef sweep():\n    sys.exit(0)\n", ", line 3: sweep() fails: SystemExit: 0"),
     ("def sweeps():\n    pass\n", "must define sweep(), which yields overrides, or suggest(trial), which returns one; it has neither"),
     ("def sweep():\n    pass\ndef suggest(trial):\n    pass\n", "it has both"),
     ("def sweep():\n    yield {}\n    1 / 0\n", ", line 3: sweep() fails: ZeroDivisionError: division by zero"),
@@ -163,6 +165,14 @@ def sweep(*arguments, **options):
         (["--sweep=configs/sweeps/ablation.py", "--workdir={tmp}/runs", "--workers=999"], "--workers=999: must be at most"),
         (["--sweep=configs/sweeps/ablation.py", "--workdir={tmp}/runs", "--point=12"], "--point=12: must be from 0 to 11"),
         (["--sweep=configs/sweeps/adaptive.py", "--workdir={tmp}/runs", "--point=1"], "leave out --point and --sbatch"),
+        (
+            ["--sweep=configs/sweeps/ablation.py", "--workdir={tmp}/runs", "--report", "--point=0"],
+            "--point and --report: must not be given",
+        ),
+        (
+            ["--sweep=configs/sweeps/ablation.py", "--workdir={tmp}/runs", "--sbatch", "/proc/x/y.sh"],
+            "--sbatch=/proc/x/y.sh: cannot be written",
+        ),
         (["--sweep=configs/sweeps/ablation.py", "--workdir={tmp}/runs", "--report"], "none of the 12 points has ended"),
     ],
 )
@@ -290,17 +300,42 @@ def test_best_has_a_mixture_and_texts_as_they_are(tmp_path):
     config = from_config_dict(
         {"data": {"kind": "mixture", "sources": ({"kind": "emoji", "weight": 2.0}, {"kind": "manifest", "path": "it's\nhere"})}}
     )
-    written = write_best(tmp_path / "best.py", config, "a mixture")
+    folder = tmp_path / 'back\\user """'
+    folder.mkdir()
+    written = write_best(folder / "best.py", config, "a mixture")
     assert config_of(Point(str(written), {}, {}, "")) == config
 
 
-def test_the_script_for_slurm_runs_the_sweep_point_by_point(tmp_path):
-    arguments = ["--config=c.py", "--sweep=my sweep.py", "--workdir=runs/x", f"--sbatch={tmp_path}/x.sh"]
-    text = sweep_array.write(tmp_path / "x.sh", 12, tmp_path / "x", arguments).read_text()
+def test_a_sweep_is_refused_before_jax_is_imported(tmp_path):
+    (tmp_path / "mine.py").write_text(yielding({"sed": 1}))
+    code = """
+import sys
+from launch import command, sweep
+def main():
+    try:
+        sweep.main()
+    finally:
+        print(*{"jax", "pandas", "matplotlib"} & sys.modules.keys())
+command.run(main, sweep.__doc__)
+"""
+    arguments = [f"--config={BACL}", f"--sweep={tmp_path}/mine.py", f"--workdir={tmp_path}/runs"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "\n"), done.stderr
+    assert "sed names no field: did you mean seed?" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["--sbatch={}/x.sh", "--sbatch {}/x.sh"])
+def test_the_script_for_slurm_runs_the_sweep_point_by_point(form, tmp_path):
+    pwned = f"--config.watch.project=a\ntouch {tmp_path}/pwned; exit #"
+    arguments = ["--config=c.py", "--sweep=my sweep.py", "--workdir=runs/x", pwned, *form.format(tmp_path).split()]
+    folder = tmp_path / 'ar"r %j'
+    text = sweep_array.write(tmp_path / "x.sh", 12, folder, arguments).read_text()
+    assert f"#SBATCH --output='{tmp_path}/ar\"r %%j/array_%a.txt'\n" in text
     assert "#SBATCH --array=0-11\n" in text
     assert "--sbatch" not in text.split("set -euo")[1]
     subprocess.run(["bash", "-n", tmp_path / "x.sh"], check=True)
     shown = subprocess.run(["bash", tmp_path / "x.sh"], env={"SLURM_ARRAY_TASK_ID": "3"}, capture_output=True, text=True, check=False)
+    assert not (tmp_path / "pwned").exists()
     assert "my sweep.py: no such file" in shown.stderr or "c.py: no such file" in shown.stderr
 
 

@@ -19,6 +19,8 @@ from bacl_jax.train.trackers import Behind, Board, Trackers, check
 class Shelf:
     """A service that keeps what it is given, on the disk of those who run it; `down`: it raises."""
 
+    settles = 0.0
+
     def __init__(self):
         self.steps, self.runs, self.down, self.closed = [], [], threading.Event(), None
 
@@ -66,6 +68,27 @@ def test_a_service_gets_each_step_once_also_over_a_resume(tmp_path, caplog):
     assert not caplog.records
 
 
+def test_what_a_service_may_lose_is_given_again(tmp_path):
+    """It keeps what it is given in memory for a while, and cannot tell what it has."""
+    shelf = Shelf()
+    shelf.settles = 0.2
+    shelf.open = lambda run, remember: remember("the id")
+    note = tmp_path / "trackers" / "shelf.json"
+    behind = Behind("shelf", shelf, tmp_path)
+    given(behind, 1, 2)
+    while shelf.steps != [1, 2]:
+        time.sleep(0.001)
+    assert json.loads(note.read_text())["step"] == 0
+    while json.loads(note.read_text())["step"] != 2:
+        time.sleep(0.01)
+    given(behind, 3)
+    while shelf.steps != [1, 2, 3]:
+        time.sleep(0.001)
+    assert json.loads(note.read_text())["step"] == 2  # a kill here loses step 3
+    behind.close()
+    assert json.loads(note.read_text())["step"] == 3
+
+
 def test_what_the_service_has_counts_more_than_what_was_remembered(tmp_path):
     """A kill between the two leaves the file behind."""
     shelf = Shelf()
@@ -85,10 +108,11 @@ def test_what_a_service_lacks_before_the_checkpoint_comes_from_the_log(tmp_path)
     (tmp_path / "trackers").mkdir()
     (tmp_path / "trackers" / "shelf.json").write_text('{"run": "the id", "step": 2}')
     shelf = Shelf()
+    shelf.steps = [1, 2]
     again = Behind("shelf", shelf, tmp_path, start_step=5)
     given(again, 6)
     again.close()
-    assert shelf.steps == [3, 4, 5, 6]
+    assert shelf.steps == [1, 2, 3, 4, 5, 6]
     new = Shelf()
     Behind("new", new, tmp_path, start_step=5).close()
     assert new.steps == [1, 2, 3, 4, 5]

@@ -119,7 +119,7 @@ def match_loss(
     positive: Float[Array, " B"], negative: Float[Array, "N B"], use: Bool[Array, "N B"], paired: Bool[Array, " B"] | None = None
 ) -> Float[Array, ""]:
     """Binary cross-entropy of the matching logit: the mean over the positives in `paired` (None: all) and that over the negatives in `use`,
-    averaged."""
+    averaged; a mean over none is 0."""
     rejected = jnp.where(use, -jax.nn.log_sigmoid(-negative), 0).sum() / jnp.maximum(use.sum(), 1)
     accepted = -jax.nn.log_sigmoid(positive)
     return ((accepted.mean() if paired is None else mean_of(accepted, paired)) + rejected) / 2

@@ -28,6 +28,7 @@ from bacl_jax.errors import CheckpointError
 from bacl_jax.train.checksums import items_of, problem_of, write_sums_of_unfinished
 from bacl_jax.train.processes import wait_for_all
 from bacl_jax.train.state import TrainState
+from bacl_jax.train.workdir import saved_steps
 
 EVALUATED = ("params", "tokenizer")  # the items that an evaluation reads; `ema` in place of `params` where there is one
 ARRAYS = {
@@ -115,8 +116,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending."""
-        names = [path.name for path in self.directory.iterdir()] if self.directory.is_dir() else []
-        return sorted(int(name) for name in names if name.isdecimal())
+        return saved_steps(self.workdir)
 
     def save(
         self, state: TrainState, position: Position, partners: Iterable[PartnerList], config: Config, tokenizer: dict[str, Any]

@@ -14,6 +14,7 @@ from PIL import Image
 from bacl_jax.config import Config, flatten
 
 OPEN_SECONDS = 30  # that W&B has to begin a run
+FLUSH_SECONDS = 1.0  # after which W&B has written to its file what it was given
 MLFLOW = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}  # Behind has patience of its own
 AT_ONCE = 100  # parameters that MLflow takes in one request
 
@@ -37,10 +38,15 @@ class Record(Look):
 
 @runtime_checkable
 class Service(Protocol):
-    """A tracker that may not answer: any call may take long or raise anything."""
+    """A tracker that may not answer: any call may take long or raise anything.
 
-    def open(self, run: str | None, remember: Callable[[str], None]) -> int:
-        """Goes on in a run, or begins one (None) and has its id remembered at once. The last step that the run has, 0 for none."""
+    settles: seconds after which what `write` took outlives this process.
+    """
+
+    settles: float
+
+    def open(self, run: str | None, remember: Callable[[str], None]) -> int | None:
+        """Goes on in a run, or begins one (None) and has its id remembered at once. The last step that the run has; None where unknown."""
         ...
 
     def write(self, record: Record) -> None: ...
@@ -53,25 +59,29 @@ class Service(Protocol):
 class WeightsAndBiases:
     """Its files are in DIR/wandb, and those of WANDB_MODE=offline stay there for `wandb sync`; all of a run's starts have one id."""
 
+    settles = 3 * FLUSH_SECONDS
+
     def __init__(self, config: Config, workdir: Path):
         self._config, self._workdir = config, workdir
         self._wandb: Any = None
         self._run: Any = None
 
-    def open(self, run: str | None, remember: Callable[[str], None]) -> int:
+    def open(self, run: str | None, remember: Callable[[str], None]) -> int | None:
         self._wandb = importlib.import_module("wandb")
         watch = self._config.watch
-        settings = self._wandb.Settings(silent=True, console="off", init_timeout=OPEN_SECONDS)
+        settings = self._wandb.Settings(
+            silent=True, console="off", init_timeout=OPEN_SECONDS, x_transaction_log_flush_interval=FLUSH_SECONDS
+        )
         name, where = watch.name or self._workdir.name, str(self._workdir)
         self._run = self._wandb.init(project=watch.project, name=name, id=run, resume="allow", dir=where, settings=settings)
         remember(self._run.id)
         self._run.config.update(flatten(self._config), allow_val_change=True)
-        return self._run.step - 1 if self._run.resumed else 0
+        return self._run.step - 1 if self._run.resumed else None
 
     def write(self, record: Record) -> None:
         pictures = {name: self._wandb.Image(picture) for name, picture in record.pictures.items()}
         histograms = {name: self._wandb.Histogram(values) for name, values in record.histograms.items()}
-        self._run.log({**record.numbers, **pictures, **histograms}, step=record.step)
+        self._run.log({**record.numbers, **pictures, **histograms}, step=record.step, commit=True)  # else kept until the next step
 
     def close(self, step: int) -> None:
         done = step >= self._config.train.steps
@@ -82,6 +92,8 @@ class WeightsAndBiases:
 
 class MLflow:
     """A run on the server of `watch.mlflow_uri`. It has no histograms: their quartiles are metrics."""
+
+    settles = 0.0
 
     def __init__(self, config: Config, workdir: Path):
         self._config, self._workdir = config, workdir

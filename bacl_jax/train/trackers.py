@@ -1,8 +1,8 @@
 """What a run's metrics go to beside metrics.jsonl: TensorBoard, and services that other machines run (bacl_jax/train/services.py).
 
 A tracker gets one record a logged step, and each step once: a run that was resumed goes on in the tracker's own run, after the last step
-that is there. A service is written to by a thread of its own, so that one which is slow or gone holds up no step. What it could not be
-given is counted, and said at the end.
+that is there (a service that cannot tell may get the last seconds before a kill twice). A service is written to by a thread of its own, so
+that one which is slow or gone holds up no step. What it could not be given is counted, and said at the end.
 """
 
 import contextlib
@@ -112,6 +112,8 @@ class Behind:
         self._records: queue.Queue[Record | None] = queue.Queue(WAITING)
         self._leaving, self._open = threading.Event(), False
         self._run, self._last = self._remembered()
+        self._settled = self._last  # what the service has even if this process ends now
+        self._settling: list[tuple[float, int]] = []  # (when, step) of what it was given since
         self._taken = self._given = 0  # records from the run, and those of them that the service has
         self._quiet_until = 0.0
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -134,15 +136,24 @@ class Behind:
             log.warning("%s was not given %d of %d records; metrics.jsonl has all numbers", self._name, lost, self._taken)
 
     def _work(self) -> None:
-        while (record := self._records.get()) is not None:
+        while (record := self._next()) is not None:
             if self._delivered(record):
                 self._given += 1
             elif self._leaving.is_set():
                 break
         if self._last < self._start_step:  # nothing was logged
             self._tried(self._catch_up)
-        if self._open:
-            self._tried(lambda: self._service.close(self._last))
+        if self._open and self._tried(lambda: self._service.close(self._last)):
+            self._settled = self._last
+            self._remember()
+
+    def _next(self) -> Record | None:
+        """The next record, None at the end. Meanwhile what has settled is remembered."""
+        while True:
+            try:
+                return self._records.get(timeout=self._service.settles if self._settling else None)
+            except queue.Empty:
+                self._settle()
 
     def _delivered(self, record: Record) -> bool:
         """Whether the service has it after some tries; where the run is about to end, after one."""
@@ -156,19 +167,30 @@ class Behind:
     def _give(self, record: Record) -> None:
         self._catch_up()
         if record.step > self._last:
-            self._service.write(record)
-            self._last = record.step
+            self._write(record)
+
+    def _write(self, record: Record) -> None:
+        self._service.write(record)
+        self._last = record.step
+        self._settling.append((time.monotonic(), record.step))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Remembers what the service was given long enough ago."""
+        until = time.monotonic() - self._service.settles
+        if found := [step for when, step in self._settling if when <= until]:
+            del self._settling[: len(found)]
+            self._settled = found[-1]
             self._remember()
 
     def _catch_up(self) -> None:
         if not self._open:
-            self._last = max(self._last, self._service.open(self._run, self._remember_run))
+            known = self._service.open(self._run, self._remember_run)
+            self._last = self._last if known is None else known
             self._open = True
         if self._last < self._start_step:
             for record in owed(self._log, self._last, self._start_step):
-                self._service.write(record)
-                self._last = record.step
-                self._remember()
+                self._write(record)
             self._last = self._start_step
 
     def _tried(self, call: Callable[[], None]) -> bool:
@@ -197,7 +219,7 @@ class Behind:
     def _remember(self) -> None:
         self._file.parent.mkdir(exist_ok=True)
         unfinished = self._file.with_suffix(".tmp")
-        unfinished.write_text(json.dumps({"run": self._run, "step": self._last}) + "\n")
+        unfinished.write_text(json.dumps({"run": self._run, "step": self._settled}) + "\n")
         unfinished.replace(self._file)
 
 

@@ -89,6 +89,13 @@ def claim_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
         unfinished.replace(path)
 
 
+def saved_steps(workdir: str | os.PathLike[str]) -> list[int]:
+    """Steps of the finished checkpoints of a run, ascending."""
+    folder = Path(workdir) / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
 def read_config(workdir: str | os.PathLike[str]) -> Config:
     """The config that DIR/config.json holds. ConfigError if there is none or it is damaged."""
     path = Path(workdir) / "config.json"

@@ -2,10 +2,7 @@
 # What each host of the slice runs. Its number and the addresses of all are in the machine's metadata.
 set -eo pipefail
 cd "$HOME"/{{ job.name }}
-{% for line in job.exports %}
-{{ line }}
-{% endfor %}
-{% for line in job.setup %}
+{% for line in job.preparation %}
 {{ line }}
 {% endfor %}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import small_pairs
 from running import runs
 
 pytestmark = pytest.mark.xdist_group("processes")  # they share runs, and two cores
@@ -135,15 +135,8 @@ def test_what_four_saved_fewer_read_bit_for_bit(processes, devices, of_four):
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     """24 pairs, two each for validation and test."""
-    folder = tmp_path_factory.mktemp("data")
-    rows = ["image,caption,split"]
-    for number in range(24):
-        Image.new("RGB", (8, 8), (10 * number, 0, 99)).save(folder / f"{number}.png")
-        rows.append(
-            f"{number}.png,square {number % 5} of {number % 7},{'train' if number < 20 else 'validation' if number < 22 else 'test'}"
-        )
-    (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
-    return folder / "pairs.csv"
+    splits = ["train"] * 20 + ["validation"] * 2 + ["test"] * 2
+    return small_pairs.squares(tmp_path_factory.mktemp("data"), splits.__getitem__)
 
 
 def launched(manifest, workdir, processes, *arguments):

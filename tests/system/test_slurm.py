@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import small_pairs
 
 from launch.job import describe
 from launch.submit import submit
@@ -135,13 +135,7 @@ def slurm():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    rows = ["image,caption,split"]
-    for number in range(24):
-        Image.new("RGB", (8, 8), (10 * number, 0, 99)).save(folder / f"{number}.png")
-        rows.append(f"{number}.png,square {number % 5} of {number % 7},{'train' if number < 20 else 'test'}")
-    (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
-    return folder / "pairs.csv"
+    return small_pairs.squares(tmp_path_factory.mktemp("data"), lambda number: "train" if number < 20 else "test")
 
 
 def losses(workdir):
