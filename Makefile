@@ -14,15 +14,15 @@ quickstart: $(VENV)/installed  ## pretrain BACL on emoji-caption pairs, evaluate
 	$(BIN)/python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/quickstart
 
 example-audio: $(VENV)/installed-media  ## InfoNCE beside BACL on spoken captions of Tux Paint's stamps, 3 seeds: a table in at most 10 minutes on 2 cores
-	$(BIN)/python -m bacl_jax.data.debian tuxpaint-stamps-default
+	$(BIN)/python -m launch.fetch --package=tuxpaint-stamps-default
 	$(BIN)/python -m launch.example --config=configs/stamps_audio_bacl.py --workdir=runs/example-audio
 
 example-video: $(VENV)/installed-media  ## the same on Widelands' animated sprites
-	$(BIN)/python -m bacl_jax.data.debian widelands-data
+	$(BIN)/python -m launch.fetch --package=widelands-data
 	$(BIN)/python -m launch.example --config=configs/sprites_video_bacl.py --workdir=runs/example-video
 
 example-trimodal: $(VENV)/installed-media  ## the same on the stamps' pictures, speech and text
-	$(BIN)/python -m bacl_jax.data.debian tuxpaint-stamps-default
+	$(BIN)/python -m launch.fetch --package=tuxpaint-stamps-default
 	$(BIN)/python -m launch.example --config=configs/stamps_trimodal_bacl.py --workdir=runs/example-trimodal
 
 test: $(VENV)/installed-dev  ## the test-suite: 8 fake CPU devices, under 10 minutes on 2 cores

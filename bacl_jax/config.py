@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 from ml_collections import ConfigDict, FieldReference
 
 from bacl_jax.config_eval import EvalConfig
-from bacl_jax.config_media import Anchor, AudioConfig, AudioDataConfig, ClipsConfig, StampsConfig, VideoConfig, VideoDataConfig
+from bacl_jax.config_media import Anchor, AudioDataConfig, ClipsConfig, StampsConfig, VideoDataConfig
+from bacl_jax.config_model import ModelConfig
 from bacl_jax.config_objective import ObjectiveConfig
 from bacl_jax.config_watch import WatchConfig
 from bacl_jax.rules import rules
@@ -58,9 +59,6 @@ BestMetric = Literal[  # what the task `retrieval` gives while a run trains (in 
     "v2t_R@10",
     "v2t_mAP",
 ]
-
-
-Activation = Literal["gelu_tanh", "gelu", "quick_gelu"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,42 +137,6 @@ class DataConfig:
     def source_names(self) -> list[str]:
         """The name of each source of a mixture, its own or made of its kind and place."""
         return [source.name or f"{source.kind}{number}" for number, source in enumerate(self.sources)]
-
-
-@dataclasses.dataclass(frozen=True)
-class VisionConfig:
-    kind: Literal["conv", "vit", "clip", "siglip"] = "conv"  # clip, siglip: the form in which their weights are published
-    width: Positive = 64  # channels of the token features
-    depth: Positive = 2  # blocks
-    heads: Positive = 4  # attention heads; conv has none
-    patch: Positive = 4  # pixels a side of one token
-    mlp_ratio: PositiveFloat = 4.0  # hidden width of a block's MLP, in widths; conv has none
-    activation: Activation = "gelu_tanh"  # of the MLPs; conv: always gelu_tanh
-    pixels: Literal["half", "clip", "imagenet"] = "half"  # mean and deviation by which pixels are normalised; half: to [-1, 1]
-    pretrained: str | None = changeable(None)  # folder or file with the weights that a run begins with; None: random
-
-
-@dataclasses.dataclass(frozen=True)
-class TextConfig:
-    kind: Literal["transformer", "clip", "siglip", "bert"] = "transformer"  # transformer: pools the mean; others: as published
-    width: Positive = 128
-    depth: Positive = 1
-    heads: Positive = 4
-    mlp_ratio: PositiveFloat = 4.0
-    activation: Activation = "gelu_tanh"
-    pretrained: str | None = changeable(None)  # as the image tower's; where both name one place, the temperature is read from there
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    embed_dim: Positive = 128
-    image: VisionConfig = VisionConfig()
-    text: TextConfig = TextConfig()
-    audio: AudioConfig = dataclasses.field(default_factory=AudioConfig)
-    video: VideoConfig = dataclasses.field(default_factory=VideoConfig)
-    dtype: Literal["float32", "bfloat16"] = "float32"  # compute; parameters stay float32
-    remat: Literal["none", "dots", "full"] = changeable("none")  # what a transformer block makes again in the backward pass
-    scan_layers: bool = changeable(False)  # a tower's transformer blocks are compiled once, as a loop
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The settings of sound and video: what is decoded (config.data.audio, config.data.video), data sets of them, and the towers."""
+"""The settings of sound and video: what is decoded of them (config.data.audio, config.data.video), and data sets of them."""
 
 import dataclasses
 from typing import Annotated, Literal
@@ -53,26 +53,3 @@ class StampsConfig:
     captions: Literal["spoken", "english"] = "spoken"  # the language of the text: that which is spoken, or English
     lacking: Annotated[float, Range(0, 1)] = 0.0  # share of the training rows that lose picture or sound, drawn by data.holdout_seed
     drop_lacking: bool = False  # these rows are left out of training
-
-
-@dataclasses.dataclass(frozen=True)
-class AudioConfig:
-    """The audio tower: a transformer over patches of the log-mel spectrogram (AST, arXiv 2104.01778)."""
-
-    width: Positive = 128  # channels of the token features
-    depth: Positive = 3  # blocks
-    heads: Positive = 4
-    mlp_ratio: PositiveFloat = 4.0
-    patch_frames: Positive = 16
-    patch_bins: Positive = 16
-    stride_frames: Positive = 16  # less than patch_frames: patches overlap (AST: 10)
-    stride_bins: Positive = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoConfig:
-    """The video tower: the image tower of model.image over each frame, a transformer of width model.embed_dim over the frames."""
-
-    depth: NonNegative = 1  # blocks over the frames; 0: none
-    heads: Positive = 4
-    mlp_ratio: PositiveFloat = 4.0

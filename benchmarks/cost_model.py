@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from bacl_jax.config import Config, DataConfig, ModelConfig, OptimConfig, TextConfig, TrainConfig, VisionConfig
+from bacl_jax.config import Config, DataConfig, OptimConfig, TrainConfig
+from bacl_jax.config_model import ModelConfig, TextConfig, VisionConfig
 from bacl_jax.config_objective import ObjectiveConfig
 from bacl_jax.mesh import make_mesh, to_global
 from bacl_jax.train import cost

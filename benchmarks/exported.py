@@ -19,8 +19,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.restore import restore
-from bacl_jax.eval.retrieval import Embeddings, retrieval
+from bacl_jax.eval.retrieval import retrieval
 from bacl_jax.interop import export
 from bacl_jax.mesh import to_host
 from benchmarks.peers import allow_missing_operators

@@ -17,7 +17,7 @@ from bacl_jax.train.hooks import Preemption
 from configs import stamps_trimodal_bacl
 from launch import example_table, session
 
-PATH = flags.DEFINE_string("path", None, "The unpacked package tuxpaint-stamps-default; None: where bacl_jax.data.debian put it.")
+PATH = flags.DEFINE_string("path", None, "The unpacked package tuxpaint-stamps-default; None: where launch.fetch put it.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/missing", "Folder of the runs.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each way.", lower_bound=1)
 SHARE = flags.DEFINE_float("share", 0.5, "Share of the training rows that lose one modality.")

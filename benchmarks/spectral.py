@@ -42,7 +42,8 @@ from rich.table import Table
 from bacl_jax.config import Config, from_config_dict
 from bacl_jax.data.loader import eval_batches
 from bacl_jax.data.order import PartnerLists
-from bacl_jax.eval.retrieval import Embeddings, chance, own_pairs, ranked
+from bacl_jax.eval.embeddings import Embeddings
+from bacl_jax.eval.retrieval import chance, own_pairs, ranked
 from bacl_jax.mesh import to_global
 from bacl_jax.paths import named
 from bacl_jax.train.checkpoint import Checkpoints

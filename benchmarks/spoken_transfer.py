@@ -14,13 +14,14 @@ from absl import app, flags
 
 from bacl_jax import data
 from bacl_jax.config import from_config_dict
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.restore import restore
-from bacl_jax.eval.retrieval import Embeddings, retrieval
+from bacl_jax.eval.retrieval import retrieval
 from bacl_jax.train.hooks import Preemption
 from configs import stamps_audio_bacl
 from launch import example_table, session
 
-PATH = flags.DEFINE_string("path", None, "The unpacked package tuxpaint-stamps-default; None: where bacl_jax.data.debian put it.")
+PATH = flags.DEFINE_string("path", None, "The unpacked package tuxpaint-stamps-default; None: where launch.fetch put it.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/spoken", "Folder of the runs.")
 HEARD = flags.DEFINE_list("heard", ["fr", "es"], "Languages of training.")
 UNHEARD = flags.DEFINE_list("unheard", ["ru"], "Languages of the test alone.")

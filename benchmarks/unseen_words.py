@@ -19,8 +19,9 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.restore import restore
-from bacl_jax.eval.retrieval import Embeddings, chance, own_pairs, ranked
+from bacl_jax.eval.retrieval import chance, own_pairs, ranked
 
 RUNS = flags.DEFINE_list("runs", None, "Workdirs, separated by commas.", required=True)
 SPLIT = flags.DEFINE_string("split", "test", "validation or test.")

@@ -19,11 +19,11 @@ from bacl_jax.data.source import DataSet
 from bacl_jax.data.stages import Stages
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.eval import benchmark_report, page, report, suite
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.examples import gather
 from bacl_jax.eval.head import train_head
 from bacl_jax.eval.look import look
-from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.eval.tasks import check_tasks
 from bacl_jax.mesh import make_mesh, on_local_devices, process_blocks, to_host
 from bacl_jax.objective import mmcl_term

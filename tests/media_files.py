@@ -124,3 +124,17 @@ def vast(folder, count=12):
         )
     (folder / "annotations.json").write_text(json.dumps(entries))
     return folder / "annotations.json"
+
+
+def spoken(folder, count=16):
+    """As launch.speak writes it."""
+    for name in ("image", "audio"):
+        (folder / name).mkdir()
+    lines = ["image,audio,caption,split,speech"]
+    for number in range(count):
+        Image.new("RGB", (24, 24), (9 * number, 99, 0)).save(folder / "image" / f"{number}.png")
+        sound(folder / "audio" / f"{number}.ogg", seconds=0.3, pitch=200 + 40 * number)
+        split = "train" if number < count - 4 else ("validation", "test")[number % 2]
+        lines.append(f"image/{number}.png,audio/{number}.ogg,thing number {number},{split},synthetic")
+    (folder / "pairs.csv").write_text("\n".join(lines))
+    return folder / "pairs.csv"

@@ -8,9 +8,9 @@ from eval_fakes import CONFIG, Trainer, dataset, unit
 
 from bacl_jax.config import Config, to_dict
 from bacl_jax.config_objective import BNSConfig, CLAConfig, ObjectiveConfig
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.examples import gather
 from bacl_jax.eval.pictures import Triptych
-from bacl_jax.eval.retrieval import Embeddings
 
 HOSTILE = (
     "</script><script>alert(1)</script>",

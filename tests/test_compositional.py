@@ -3,7 +3,7 @@ import pytest
 from eval_fakes import CONFIG, Tokenizer, Trainer, dataset, unit
 
 from bacl_jax.eval.compositional import beat_all, halftrue, pair_wins
-from bacl_jax.eval.retrieval import Embeddings
+from bacl_jax.eval.embeddings import Embeddings
 
 NEIGHBOURS = {0: [(1, 1, "colour"), (2, 0, "number")], 1: [(0, 1, "colour")], 3: [(4, 0, "other"), (5, 0, "other")]}
 

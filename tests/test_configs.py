@@ -18,7 +18,15 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "configs"
 LAION = ("laion400m_vitb16_bacl", "laion400m_vitb32_clip", "laion400m_vitl14_bacl")
 EMOJI = ("emoji_clip", "emoji_bacl", "emoji_bns", "emoji_cla", "emoji_bacl_paper", "emoji_mmcl")
-MEDIA = ("stamps_audio_bacl", "sprites_video_bacl", "stamps_trimodal_bacl", "wavtext5k_bacl", "webvid10m_bacl", "vast27m_bacl")
+MEDIA = (
+    "stamps_audio_bacl",
+    "sprites_video_bacl",
+    "stamps_trimodal_bacl",
+    "wavtext5k_bacl",
+    "webvid10m_bacl",
+    "vast27m_bacl",
+    "emoji_spoken_bacl",
+)
 NAMES = (*EMOJI, "emoji_vit_bacl", "emoji_minilm", "manifest", "unpaired", "webdataset", "mixture", "clip_vitb32_bacl", *LAION, *MEDIA)
 SHARED = {"base", "laion400m"}  # parts of others, no runs
 

@@ -9,8 +9,8 @@ import tiny
 from eval_fakes import Tokenizer, dataset
 
 from bacl_jax.config import MeshConfig
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.rerank import split_retrieval
-from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.mesh import make_mesh, mesh_of, on_local_devices, to_host
 from bacl_jax.train.step import build
 

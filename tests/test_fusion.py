@@ -6,8 +6,8 @@ import numpy as np
 import tiny
 
 from bacl_jax.data.source import EvalSplit, Example
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.fusion import classified, fusion
-from bacl_jax.eval.retrieval import Embeddings
 
 
 def test_measures_against_counts():

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"types", "settings", "errors", "agreement"},
     {"rules"},
-    {"config", "config_eval", "config_media", "config_objective", "config_watch", "mesh", "schedules"},
+    {"config", "config_eval", "config_media", "config_model", "config_objective", "config_watch", "mesh", "schedules"},
     {"partition", "optim", "paths"},
     {"data", "models", "objective"},
     {"addon", "addon_features", "theory"},
@@ -25,6 +25,7 @@ SINGLE_FILES = {
     "config",
     "config_eval",
     "config_media",
+    "config_model",
     "config_objective",
     "config_watch",
     "mesh",

@@ -7,7 +7,7 @@ from eval_fakes import CONFIG, Tokenizer, Trainer, dataset, unit
 
 from bacl_jax.config_objective import CLAConfig, ObjectiveConfig
 from bacl_jax.eval import localization as L
-from bacl_jax.eval.retrieval import Embeddings
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.objective.cla import align
 
 WITH_CLA = dataclasses.replace(CONFIG, objective=ObjectiveConfig(cla=CLAConfig(enabled=True)))

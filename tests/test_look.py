@@ -5,7 +5,7 @@ import pytest
 from eval_fakes import CONFIG, Tokenizer, Trainer, dataset, unit
 
 from bacl_jax.eval import look
-from bacl_jax.eval.retrieval import Embeddings
+from bacl_jax.eval.embeddings import Embeddings
 
 
 def embeddings(own, z, w):

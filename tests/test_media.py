@@ -179,7 +179,7 @@ def test_evaluation_batches_are_whole_and_the_same_each_time(tmp_path):
 
 def test_a_package_that_is_nowhere_is_told_with_the_ways_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr(debian, "CACHE", tmp_path)
-    with pytest.raises(ConfigError, match=r"none-such is not there; fetch it with python -m bacl_jax.data.debian none-such"):
+    with pytest.raises(ConfigError, match=r"none-such is not there; fetch it with python -m launch.fetch --package=none-such"):
         debian.folder("none-such", "usr/share/none-such", None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigError, match=r"apt-get and dpkg-deb not found: .*set --config.data.path=DIR"):

@@ -14,7 +14,8 @@ import tiny
 from train_fakes import TOKENIZER, assert_same
 
 from bacl_jax import paths
-from bacl_jax.config import ConfigError, MeshConfig, OptimConfig, VisionConfig
+from bacl_jax.config import ConfigError, MeshConfig, OptimConfig
+from bacl_jax.config_model import VisionConfig
 from bacl_jax.config_objective import BNSConfig, CLAConfig
 from bacl_jax.mesh import make_mesh, to_global
 from bacl_jax.train import flops

@@ -20,8 +20,9 @@ import tiny
 from train_fakes import TOKENIZER, assert_same
 
 from bacl_jax import paths
-from bacl_jax.config import ConfigError, DataConfig, MeshConfig, OptimConfig, VisionConfig
+from bacl_jax.config import ConfigError, DataConfig, MeshConfig, OptimConfig
 from bacl_jax.config_eval import EvalConfig
+from bacl_jax.config_model import VisionConfig
 from bacl_jax.config_objective import BNSConfig, CLAConfig
 from bacl_jax.data import Tokenizer, batches, synthetic
 from bacl_jax.data.features import INDEX, FeatureFiles

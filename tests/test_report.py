@@ -8,14 +8,15 @@ from eval_fakes import CONFIG, Tokenizer, Trainer, dataset, unit
 from PIL import Image
 from rich.console import Console
 
-from bacl_jax.config import Config, ModelConfig, TextConfig, TrainConfig, VisionConfig, to_dict
+from bacl_jax.config import Config, TrainConfig, to_dict
 from bacl_jax.config_eval import EvalConfig
+from bacl_jax.config_model import ModelConfig, TextConfig, VisionConfig
 from bacl_jax.config_objective import CLAConfig, ObjectiveConfig
 from bacl_jax.data import synthetic
 from bacl_jax.data.tokenizer import Tokenizer as RealTokenizer
 from bacl_jax.eval import examples, page, pictures, report, suite
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.look import look
-from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.mesh import make_mesh
 from bacl_jax.train.step import build
 

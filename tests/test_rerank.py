@@ -10,9 +10,10 @@ from PIL import Image
 from bacl_jax.config import ConfigError, from_config_dict, to_dict
 from bacl_jax.data.loader import eval_batches
 from bacl_jax.eval import report, suite
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.rerank import reordered, split_retrieval
-from bacl_jax.eval.retrieval import Embeddings, padded, rank, summarise
+from bacl_jax.eval.retrieval import padded, rank, summarise
 from bacl_jax.train.step import build
 
 

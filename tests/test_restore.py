@@ -12,7 +12,8 @@ import pytest
 import tiny
 
 from bacl_jax import data
-from bacl_jax.config import Config, ConfigError, DataConfig, MeshConfig, ModelConfig, TextConfig, TrainConfig, VisionConfig
+from bacl_jax.config import Config, ConfigError, DataConfig, MeshConfig, TrainConfig
+from bacl_jax.config_model import ModelConfig, TextConfig, VisionConfig
 from bacl_jax.config_objective import CLAConfig, ObjectiveConfig
 from bacl_jax.data import synthetic
 from bacl_jax.data.tokenizer import Tokenizer

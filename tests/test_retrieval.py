@@ -12,6 +12,7 @@ from bacl_jax.config_eval import EvalConfig
 from bacl_jax.data import tokenizer
 from bacl_jax.data.source import ArraySource, assemble
 from bacl_jax.eval import retrieval as R
+from bacl_jax.eval.embeddings import Embeddings, fused
 from bacl_jax.train.step import build
 
 
@@ -103,10 +104,10 @@ def test_bad_input_is_refused():
         R.rank(two, two, np.asarray([[0], [5]]))
     data = dataset([0, 1])
     with pytest.raises(ConfigError, match=r"eval.split = 'validation': .* splits with rows: test"):
-        R.Embeddings(Trainer(), {}, data, Tokenizer(), CONFIG, "validation")
+        Embeddings(Trainer(), {}, data, Tokenizer(), CONFIG, "validation")
     broken = {"z": np.eye(2, dtype=np.float32) * np.nan, "w": np.eye(2, dtype=np.float32)}
     with pytest.raises(FloatingPointError, match="2 of 2 image embeddings"):
-        R.retrieval(R.Embeddings(Trainer(), broken, data, Tokenizer(), CONFIG, "test"))
+        R.retrieval(Embeddings(Trainer(), broken, data, Tokenizer(), CONFIG, "test"))
 
 
 def scene(seed=0):
@@ -125,7 +126,7 @@ def test_the_task_matches_the_reference_over_the_four_galleries():
     data, params = scene()
     own, anchors = data.splits["test"].caption, np.asarray([*range(16), 0, 1, 2, 19])
     z, w = params["z"], params["w"]
-    found = R.retrieval(R.Embeddings(Trainer(), params, data, Tokenizer(), CONFIG, "test"))
+    found = R.retrieval(Embeddings(Trainer(), params, data, Tokenizer(), CONFIG, "test"))
     images = np.unique(anchors)
     captions_of = [sorted(set(own[anchors == image])) for image in images]
     images_of = [[np.flatnonzero(images == a)[0] for a in sorted(set(anchors[own == caption]))] for caption in range(12)]
@@ -150,7 +151,7 @@ def test_the_task_matches_the_reference_over_the_four_galleries():
 def test_a_collapsed_model_scores_chance_in_the_task():
     data, params = scene()
     params = {name: np.ones_like(values) / np.sqrt(values.shape[1]) for name, values in params.items()}
-    found = R.retrieval(R.Embeddings(Trainer(), params, data, Tokenizer(), CONFIG, "test"))
+    found = R.retrieval(Embeddings(Trainer(), params, data, Tokenizer(), CONFIG, "test"))
     for name in (f"{way}_R@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)):
         assert 0 < found[f"{name}_chance"] == pytest.approx(found[name])
 
@@ -158,7 +159,7 @@ def test_a_collapsed_model_scores_chance_in_the_task():
 def test_training_images_are_encoded_only_when_asked_for():
     data, params = scene()
     trainer = Trainer()
-    found = R.retrieval(R.Embeddings(trainer, params, data, Tokenizer(), CONFIG, "test"), all_images=False)
+    found = R.retrieval(Embeddings(trainer, params, data, Tokenizer(), CONFIG, "test"), all_images=False)
     assert trainer.encoded_images == 32
     assert "t2i_R@1" in found
     assert "t2i_R@1_all" not in found
@@ -182,7 +183,7 @@ def test_captions_that_are_the_same_tokens_earn_chance():
     )
     words = tokenizer.Tokenizer.train(known, config.data)
     trainer = build(config, words.vocab_size, tiny.one_device())
-    found = R.retrieval(R.Embeddings(trainer, trainer.init(0).params, data, words, config, "test"))
+    found = R.retrieval(Embeddings(trainer, trainer.init(0).params, data, words, config, "test"))
     n = len(unseen)
     for k in (1, 5, 10):
         assert found[f"i2t_R@{k}"] == pytest.approx(100 * k / n)
@@ -195,7 +196,7 @@ def test_captions_that_are_the_same_tokens_earn_chance():
 def test_what_does_not_depend_on_the_parameters_is_computed_once():
     data = dataset([0, 1, 2], total=4)
     params = {"z": np.eye(4, dtype=np.float32)[:3], "w": np.eye(4, dtype=np.float32)}
-    first = R.Embeddings(Trainer(), params, data, Tokenizer(), CONFIG, "test")
+    first = Embeddings(Trainer(), params, data, Tokenizer(), CONFIG, "test")
     other = first.with_params({"z": params["z"][::-1], "w": params["w"]})
     assert other.tokens is first.tokens
     assert first.anchors is other.anchors
@@ -222,4 +223,4 @@ def test_mrr_and_ndcg_against_their_definitions():
 
 def test_the_fused_embedding_is_the_mean_of_what_is_there():
     a, b = np.eye(3, dtype=np.float32)[:2], np.stack([np.eye(3, dtype=np.float32)[2], np.zeros(3, np.float32)])
-    np.testing.assert_allclose(R.fused([a, b]), [[0.5**0.5, 0, 0.5**0.5], [0, 1, 0]], rtol=1e-6)
+    np.testing.assert_allclose(fused([a, b]), [[0.5**0.5, 0, 0.5**0.5], [0, 1, 0]], rtol=1e-6)

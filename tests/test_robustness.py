@@ -9,8 +9,9 @@ from PIL import Image
 from bacl_jax.config import from_config_dict, to_dict
 from bacl_jax.eval import report, suite
 from bacl_jax.eval.corruptions import KINDS, corrupted
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.encoder import Encoder
-from bacl_jax.eval.retrieval import Embeddings, retrieval
+from bacl_jax.eval.retrieval import retrieval
 from bacl_jax.eval.robustness import split_robustness
 
 CAPTIONS = ["a red bus on the wet street", "two dogs play in a park", "sunset", "x y"]

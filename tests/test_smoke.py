@@ -65,6 +65,7 @@ MEDIA = {  # name of a config -> what makes its data, and the settings that fit 
     "wavtext5k_bacl": (media_files.wavtext, {}),
     "webvid10m_bacl": (media_files.webvid, {"data.video.frames": 2}),
     "vast27m_bacl": (media_files.vast, {"data.video.frames": 2}),
+    "emoji_spoken_bacl": (media_files.spoken, {}),
 }
 SMALL_MEDIA = {
     "train.batch_size": 8,

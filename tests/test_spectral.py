@@ -12,7 +12,8 @@ import pytest
 import tiny
 
 from bacl_jax import paths
-from bacl_jax.config import ConfigError, DataConfig, MeshConfig, OptimConfig, SpectralConfig, VisionConfig, from_config_dict, to_dict
+from bacl_jax.config import ConfigError, DataConfig, MeshConfig, OptimConfig, SpectralConfig, from_config_dict, to_dict
+from bacl_jax.config_model import VisionConfig
 from bacl_jax.config_objective import MMCLConfig
 from bacl_jax.data import Tokenizer, batches, synthetic
 from bacl_jax.data.source import hash_ids

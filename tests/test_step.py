@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tiny
 
-from bacl_jax.config import ConfigError, MeshConfig, OptimConfig, VisionConfig
+from bacl_jax.config import ConfigError, MeshConfig, OptimConfig
+from bacl_jax.config_model import VisionConfig
 from bacl_jax.config_objective import CLAConfig
 from bacl_jax.mesh import make_mesh, to_global
 from bacl_jax.objective import bank as memory

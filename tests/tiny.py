@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import numpy as np
 
-from bacl_jax.config import Config, DataConfig, ModelConfig, TextConfig, TrainConfig, VisionConfig
-from bacl_jax.config_media import AudioConfig, AudioDataConfig, VideoConfig, VideoDataConfig
+from bacl_jax.config import Config, DataConfig, TrainConfig
+from bacl_jax.config_media import AudioDataConfig, VideoDataConfig
+from bacl_jax.config_model import AudioConfig, ModelConfig, TextConfig, VideoConfig, VisionConfig
 from bacl_jax.config_objective import BNSConfig, CLAConfig, ObjectiveConfig, UnpairedConfig
 from bacl_jax.mesh import AXES
 from bacl_jax.types import Batch, Tokens

@@ -1,14 +1,11 @@
 """Debian's data packages as data sets: found where they are unpacked, or fetched with apt and unpacked without being installed.
 
-    python -m bacl_jax.data.debian tuxpaint-stamps-default
-
 Nothing of them is part of this project; each package tells its licences in usr/share/doc/<package>/copyright.
 """
 
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from bacl_jax.settings import ConfigError
@@ -27,7 +24,7 @@ def folder(package: str, inside: str, path: str | None) -> Path:
         return Path(path)
     raise ConfigError(
         f"config.data.path = {path!r}: {inside} of the Debian package {package} is not there; fetch it with "
-        f"python -m bacl_jax.data.debian {package}, or unpack it (dpkg-deb -x FILE.deb DIR) and set --config.data.path=DIR"
+        f"python -m launch.fetch --package={package}, or unpack it (dpkg-deb -x FILE.deb DIR) and set --config.data.path=DIR"
     )
 
 
@@ -45,22 +42,17 @@ def fetch(package: str) -> Path:
     unfinished = CACHE / f".{package}.{os.getpid()}"
     unfinished.mkdir(parents=True)
     try:
-        download = subprocess.run(["apt-get", "download", package], cwd=unfinished, capture_output=True, text=True, check=False)
-        files = [*unfinished.glob("*.deb")]
-        if download.returncode or not files:
-            last = (download.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise ConfigError(
-                f"apt-get download {package} failed ({last}); run apt-get update, or set --config.data.path to an unpacked copy"
-            )
+        lists = [f"-oDir::State::lists={unfinished / 'lists'}", f"-oDir::Cache={unfinished / 'cache'}", "-oAPT::Sandbox::User="]
+        # where the system's lists of packages are missing or older than the archive: lists of our own, which needs no root
+        for arguments in (["download", package], [*lists, "update"], [*lists, "download", package]):
+            done = subprocess.run(["apt-get", *arguments], cwd=unfinished, capture_output=True, text=True, check=False)
+            if files := [*unfinished.glob("*.deb")]:
+                break
+        else:
+            last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise ConfigError(f"apt-get download {package} failed ({last}); set --config.data.path to an unpacked copy")
         subprocess.run(["dpkg-deb", "-x", files[0].name, "root"], cwd=unfinished, check=True)
         (unfinished / "root").replace(target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target
-
-
-if __name__ == "__main__":
-    try:
-        print("\n".join(str(fetch(name)) for name in sys.argv[1:]))
-    except ConfigError as error:
-        sys.exit(f"error: {error}")

@@ -10,7 +10,8 @@ from collections import defaultdict
 import numpy as np
 from jaxtyping import Float, Int
 
-from bacl_jax.eval.retrieval import TIE, Embeddings, chance_of_first
+from bacl_jax.eval.embeddings import Embeddings
+from bacl_jax.eval.retrieval import TIE, chance_of_first
 
 
 def pair_wins(own: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

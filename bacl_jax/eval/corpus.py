@@ -17,7 +17,7 @@ from bacl_jax.config import Config, ConfigError
 from bacl_jax.data import transforms
 from bacl_jax.data.source import Example, Source
 from bacl_jax.errors import DataError
-from bacl_jax.eval.retrieval import finite, progress
+from bacl_jax.eval.embeddings import finite, progress
 
 T = TypeVar("T")
 THUMBNAIL = 12  # pixels a side: few enough that saving a picture anew changes none of them much

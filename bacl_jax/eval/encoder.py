@@ -17,7 +17,7 @@ from bacl_jax.data import transforms
 from bacl_jax.data.source import normalise
 from bacl_jax.errors import DataError
 from bacl_jax.eval import corpus
-from bacl_jax.eval.retrieval import finite, progress
+from bacl_jax.eval.embeddings import finite, progress
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,9 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from bacl_jax.eval.compositional import ScoredPairs, pair_wins, scored_pairs
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.pictures import Triptych, pixels, spread, triptychs
-from bacl_jax.eval.retrieval import TIE, Embeddings, own_pairs
+from bacl_jax.eval.retrieval import TIE, own_pairs
 
 BLOCK = 2**24  # scores held at a time
 

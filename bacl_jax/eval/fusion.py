@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.probe import fit, scores, zero
-from bacl_jax.eval.retrieval import Embeddings
 
 
 def fusion(embeddings: Embeddings) -> dict[str, float]:

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from bacl_jax.data.loader import anchor_batches, eval_batches
-from bacl_jax.eval.retrieval import Embeddings, progress
+from bacl_jax.eval.embeddings import Embeddings, progress
 from bacl_jax.objective import cla
 from bacl_jax.types import Features
 

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.pictures import attention_triptych, raster, triptychs
-from bacl_jax.eval.retrieval import Embeddings, own_pairs
+from bacl_jax.eval.retrieval import own_pairs
 from bacl_jax.train.services import Look
 
 QUERIES = 1024  # pictures of the split, evenly spread, that the distributions are of

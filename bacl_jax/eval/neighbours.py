@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from bacl_jax.eval.corpus import Corpus
-from bacl_jax.eval.retrieval import TIE, progress
+from bacl_jax.eval.embeddings import progress
+from bacl_jax.eval.retrieval import TIE
 from bacl_jax.mesh import spread
 from bacl_jax.objective.shards import ONE_DEVICE, Shards
 from bacl_jax.objective.similarity import MASKED, Found, Rows, search

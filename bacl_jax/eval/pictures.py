@@ -19,8 +19,8 @@ from matplotlib.patches import Rectangle
 from bacl_jax.data.loader import eval_batches
 from bacl_jax.eval import localization as ael
 from bacl_jax.eval.compositional import scored_pairs
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.localization import Rows
-from bacl_jax.eval.retrieval import Embeddings
 
 RIGHT, WRONG, MUTED = "#1a7f37", "#b42318", "#667085"
 SHOWN_PIXELS = 96  # side of an image in the gallery

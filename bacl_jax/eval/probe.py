@@ -18,9 +18,9 @@ from bacl_jax.config import ConfigError
 from bacl_jax.config_eval import ProbeConfig
 from bacl_jax.errors import DataError
 from bacl_jax.eval.benchmarks import Outcome
+from bacl_jax.eval.embeddings import progress
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.formats import LeftOut, counted
-from bacl_jax.eval.retrieval import progress
 from bacl_jax.eval.zeroshot import places, read_pictures, recalls
 from bacl_jax.settings import how_to_set
 

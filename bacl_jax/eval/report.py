@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bacl_jax.eval import benchmark_report
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.pictures import attention_triptych, retrieval_gallery, save, triptychs
-from bacl_jax.eval.retrieval import Embeddings
 
 # panel -> (name in metrics.jsonl, label in the legend)
 STEP_PANELS: dict[str, tuple[tuple[str, str], ...]] = {

@@ -17,9 +17,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from bacl_jax.config import Config
 from bacl_jax.data.loader import eval_batches
+from bacl_jax.eval.embeddings import Embeddings, progress
 from bacl_jax.eval.localization import Rows
 from bacl_jax.eval.neighbours import Side, nearest
-from bacl_jax.eval.retrieval import TIE, Embeddings, Ranks, own_pairs, padded, progress, rank, retrieval, summarise
+from bacl_jax.eval.retrieval import TIE, Ranks, own_pairs, padded, rank, retrieval, summarise
 
 FAR = 1e6  # added to a candidate's logit: above any cosine
 LOGIT_TIE = 1e-5  # two logits closer than this are tied: they are some tens, and float32 rounds them

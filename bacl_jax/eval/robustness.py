@@ -10,8 +10,9 @@ from bacl_jax.data.source import normalise
 from bacl_jax.eval import caption_retrieval, corpus
 from bacl_jax.eval.benchmarks import Outcome
 from bacl_jax.eval.corruptions import corrupted
+from bacl_jax.eval.embeddings import Embeddings, progress
 from bacl_jax.eval.encoder import Encoder
-from bacl_jax.eval.retrieval import Embeddings, chance, own_pairs, progress, ranked
+from bacl_jax.eval.retrieval import chance, own_pairs, ranked
 
 
 def measured(

@@ -11,12 +11,12 @@ from bacl_jax.config import Config, ConfigError
 from bacl_jax.eval.benchmarks import MEASURES, Outcome, compositional
 from bacl_jax.eval.caption_retrieval import captioned_retrieval
 from bacl_jax.eval.compositional import halftrue
+from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.fusion import fusion
 from bacl_jax.eval.localization import localization
 from bacl_jax.eval.probe import probe
 from bacl_jax.eval.rerank import split_retrieval
-from bacl_jax.eval.retrieval import Embeddings
 from bacl_jax.eval.robustness import captioned_robustness, split_robustness
 from bacl_jax.eval.tasks import check_tasks
 from bacl_jax.eval.zeroshot import classification

@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Int
 
-from bacl_jax.config import ModelConfig
+from bacl_jax.config_model import ModelConfig
 from bacl_jax.models.layers import PostNormBlock, Tower, pool, run_blocks
 from bacl_jax.types import Trunk
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Int, UInt8
 
-from bacl_jax.config import ModelConfig
+from bacl_jax.config_model import ModelConfig
 from bacl_jax.models.layers import Block, Tower, run_blocks
 from bacl_jax.models.pixels import Patches, normalise
 from bacl_jax.models.text import TextTransformer

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from bacl_jax.config import ModelConfig
+from bacl_jax.config_model import ModelConfig
 from bacl_jax.mesh import AXES, BATCH_AXES
 from bacl_jax.types import Features, Trunk
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tiny
 
-from bacl_jax.config import MeshConfig, VisionConfig
+from bacl_jax.config import MeshConfig
+from bacl_jax.config_model import VisionConfig
 from bacl_jax.config_objective import BNSConfig, CLAConfig
 from bacl_jax.mesh import make_mesh, to_global
 from bacl_jax.train.checkpoint import Checkpoints, Position
