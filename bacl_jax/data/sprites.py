@@ -59,8 +59,9 @@ def animations(lua: str) -> Iterator[Animation]:
         flat = re.sub(r"\{[^{}]*\}", "", body)
         fields = {name: value.strip('"') for name, value in _FIELD.findall(flat)}
         if {"frames", "rows", "columns"} <= fields.keys():
-            sizes = (int(fields[name]) for name in ("frames", "rows", "columns"))
-            yield Animation(entry[1], fields.get("basename", entry[1]), *sizes, fields.get("directional") == "true")
+            frames, rows, columns = (int(fields[name]) for name in ("frames", "rows", "columns"))
+            directional = fields.get("directional") == "true"
+            yield Animation(entry[1], fields.get("basename", entry[1]), frames, rows, columns, directional)
 
 
 def rows(folder: Path, config: DataConfig) -> Iterator[Row]:
