@@ -19,7 +19,7 @@ def grey(found):
 
 
 def clip(path, **limits):
-    return video.ClipFile(path, **{**LIMITS, **limits})
+    return video.ClipFile(str(path), **{**LIMITS, **limits})
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])

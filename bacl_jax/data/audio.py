@@ -31,20 +31,18 @@ class Heard(Sound):
         return self.values[start : start + length]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class SoundFile(Sound):
-    """A sound as it is stored; of a long one the part that is asked for is decoded. name: leads the message of a DataError."""
+    """A sound file; of a long one the part that is asked for is decoded."""
 
-    content: bytes | Path
-    name: str
+    path: str
     max_seconds: float
-    shard: str = ""
 
     def samples(self, rate: int, seconds: float, where: float) -> Int16[np.ndarray, " n"]:
         try:
-            return decode(self.content, rate, seconds=seconds, where=where, max_seconds=self.max_seconds)
+            return decode(Path(self.path), rate, seconds=seconds, where=where, max_seconds=self.max_seconds)
         except DataError as error:
-            raise DataError(f"{self.name}: {error}", kind=error.kind, shard=self.shard) from error
+            raise DataError(f"{self.path}: {error}", kind=error.kind, shard=self.path) from error
 
 
 FILMS = (".mp4", ".m4a", ".webm", ".mkv", ".mov", ".avi")  # whose sound FFmpeg decodes (PyAV), not libsndfile

@@ -8,6 +8,7 @@ Files are read as rows are needed; those of validation and test once beforehand,
 
 import csv
 import dataclasses
+import functools
 import json
 import os
 import string
@@ -90,7 +91,7 @@ def row(path: Path, number: int, fields: Fields, config: DataConfig) -> Row:
     return Row(
         key=str(_column(path, number, fields, config.id_column))
         if config.id_column
-        else os.path.relpath(next(iter(wanted.values())), folder),
+        else next(iter(wanted.values())).removeprefix(f"{folder}/"),
         caption=captions[0],
         others=tuple(captions[1:]),
         split=split,
@@ -108,15 +109,18 @@ def _column(path: Path, number: int, fields: Fields, name: str) -> Any:
     return fields[name]
 
 
-def located(path: Path, number: int, fields: Fields, pattern: str, folder: str) -> Path | None:
+@functools.cache
+def _columns_of(pattern: str) -> tuple[str, ...]:
+    return tuple(name for _, name, _, _ in string.Formatter().parse(pattern) if name)
+
+
+def located(path: Path, number: int, fields: Fields, pattern: str, folder: str) -> str | None:
     """The file that a pattern names, None where it is not there. ManifestError where it leads out of the folder."""
-    names = [name for _, name, _, _ in string.Formatter().parse(pattern) if name]
-    name = pattern.format(**{one: _column(path, number, fields, one) for one in names})
-    root = os.path.abspath(folder)
-    found = os.path.normpath(os.path.join(root, name))
-    if os.path.commonpath([root, found]) != root:
+    name = pattern.format(**{one: _column(path, number, fields, one) for one in _columns_of(pattern)})
+    if name.startswith("/") or ".." in name.split("/"):
         raise ManifestError(path, number, f"{name!r} lies outside {folder}", "move it there, or make a symbolic link", kind="outside")
-    return Path(found) if "\0" not in found and os.path.exists(found) else None
+    found = f"{folder}/{name}"
+    return found if "\0" not in found and os.path.exists(found) else None
 
 
 def with_splits(rows: list[Row], config: DataConfig) -> list[Row]:

@@ -32,7 +32,7 @@ _SHOWN = 1000  # rows from which on the decoding has a progress bar
 ANCHORS = {"image": "picture", "audio": "sound", "video": "clip"}  # anchor -> its field of a row and of an Example
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Row:
     """One row, nothing of it decoded; None: it has none of that."""
 
@@ -64,11 +64,11 @@ class RowSource:
         return Example(caption=row.caption, anchor_key=row.key, others=row.others, label=row.label, **found)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class PictureFile(Picture):
     """A picture file, read and decoded when it is looked at."""
 
-    path: Path
+    path: str
     max_pixels: int
     max_side: int
 
@@ -80,19 +80,19 @@ class PictureFile(Picture):
 
     def _read(self) -> transforms.Encoded:
         try:
-            return transforms.Encoded(self.path.read_bytes(), str(self.path), str(self.path), self.max_pixels, self.max_side)
+            return transforms.Encoded(Path(self.path).read_bytes(), self.path, self.path, self.max_pixels, self.max_side)
         except OSError as error:
-            raise DataError(f"{self.path}: cannot be read ({error})", kind="missing", shard=str(self.path)) from error
+            raise DataError(f"{self.path}: cannot be read ({error})", kind="missing", shard=self.path) from error
 
 
-def picture(path: Path, config: DataConfig) -> Picture:
+def picture(path: str | Path, config: DataConfig) -> Picture:
     """A picture file; looked at whole, it is shrunk to twice data.image_size."""
-    return PictureFile(path, config.max_pixels, 2 * config.image_size)
+    return PictureFile(str(path), config.max_pixels, 2 * config.image_size)
 
 
-def sound(path: Path, config: DataConfig) -> Sound:
+def sound(path: str | Path, config: DataConfig) -> Sound:
     """A sound file, read and decoded when it is listened to."""
-    return SoundFile(path, str(path), config.audio.max_seconds, str(path))
+    return SoundFile(str(path), config.audio.max_seconds)
 
 
 def held_out(captions: Sequence[str], config: DataConfig) -> dict[str, str]:

@@ -33,30 +33,30 @@ class Seen(Clip):
         return [self.values[int(place * len(self.values))] for place in places]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ClipFile(Clip):
     """A clip in a file, or a folder with a picture for each frame, in the order of their names."""
 
-    path: Path
+    path: str
     max_frames: int
     max_pixels: int
 
     def frames(self, places: Sequence[float]) -> Frames:
+        path = Path(self.path)
+        read = of_folder if path.is_dir() else animation if path.suffix.lower() in ANIMATED else film
         try:
-            if self.path.is_dir():
-                return self._of_folder(places)
-            if self.path.suffix.lower() in ANIMATED:
-                return animation(self.path, places, max_frames=self.max_frames, max_pixels=self.max_pixels)
-            return film(self.path, places, max_frames=self.max_frames, max_pixels=self.max_pixels)
+            return read(path, places, max_frames=self.max_frames, max_pixels=self.max_pixels)
         except DataError as error:
-            raise DataError(f"{self.path}: {error}", kind=error.kind, shard=str(self.path)) from error
+            raise DataError(f"{self.path}: {error}", kind=error.kind, shard=self.path) from error
 
-    def _of_folder(self, places: Sequence[float]) -> Frames:
-        pictures = sorted(path for path in self.path.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"))
-        _check_count(len(pictures), self.max_frames)
-        chosen = [pictures[int(place * len(pictures))] for place in places]
-        decoded = {path: transforms.decode(path, max_pixels=self.max_pixels, max_side=1 << 20) for path in {*chosen}}
-        return [decoded[path] for path in chosen]
+
+def of_folder(folder: Path, places: Sequence[float], *, max_frames: int, max_pixels: int) -> Frames:
+    """Frames of a folder of pictures. DataError of kind "unreadable", "empty" or "bomb"."""
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"))
+    _check_count(len(pictures), max_frames)
+    chosen = [pictures[int(place * len(pictures))] for place in places]
+    decoded = {path: transforms.decode(path, max_pixels=max_pixels, max_side=1 << 20) for path in {*chosen}}
+    return [decoded[path] for path in chosen]
 
 
 @dataclasses.dataclass(frozen=True)
