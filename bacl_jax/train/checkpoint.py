@@ -25,21 +25,13 @@ from bacl_jax import paths
 from bacl_jax.config import Config, check_resumable, from_config_dict, to_dict
 from bacl_jax.data.order import PartnerList
 from bacl_jax.errors import CheckpointError
+from bacl_jax.train.checkpoint_items import FEATURES, array_items, from_array_items, from_item, part, to_item
 from bacl_jax.train.checksums import items_of, problem_of, write_sums_of_unfinished
 from bacl_jax.train.processes import wait_for_all
 from bacl_jax.train.state import TrainState
 from bacl_jax.train.workdir import saved_steps
 
 EVALUATED = ("params", "tokenizer")  # the items that an evaluation reads; `ema` in place of `params` where there is one
-ARRAYS = {
-    "params": ("params",),
-    "ema": ("ema",),
-    "opt_state": ("opt_state",),
-    "bank": ("bank",),
-    "rng": ("rng",),
-    "counters": ("step", "nonfinite", "skipped"),
-}
-FEATURES = "bank_features"  # the part of the bank that only runs with data.features have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +117,8 @@ class Checkpoints:
         if position.step in self.steps():
             return
         jax.block_until_ready(state)  # on a CPU that plays several devices, copies beside a running step can starve its collectives
-        items: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in _array_items(state).items()}
-        if stored := {str(one.active_from): _to_item(one) for one in partners}:
+        items: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in array_items(state).items()}
+        if stored := {str(one.active_from): to_item(one) for one in partners}:
             items["partners"] = ocp.args.StandardSave(stored)
         for name, value in (("position", dataclasses.asdict(position)), ("config", to_dict(config)), ("tokenizer", tokenizer)):
             items[name] = ocp.args.JsonSave(value)
@@ -142,7 +134,7 @@ class Checkpoints:
         if not self.steps():
             return None
         step = self.steps()[-1]
-        templates = _array_items(abstract)
+        templates = array_items(abstract)
         if FEATURES in templates and not (self.directory / str(step) / FEATURES).is_dir():
             raise CheckpointError(
                 f"the checkpoint of step {step} has no stored features of the captions in the memory bank: the run went on without "
@@ -153,12 +145,12 @@ class Checkpoints:
         if (self.directory / str(step) / "partners").is_dir():
             wanted["partners"] = ocp.args.StandardRestore()
         found = self._manager.restore(step, args=ocp.args.Composite(**wanted))
-        partners = [_from_item(int(start), one) for start, one in (found.get("partners") or {}).items()]
+        partners = [from_item(int(start), one) for start, one in (found.get("partners") or {}).items()]
         for one in partners:
             check_rows(f"the partner list of step {one.active_from} in the checkpoint of step {step}", one.rows, rows)
             check_rows(f"the partner list of step {one.active_from} in the checkpoint of step {step}", one.partners, rows)
         self._policy.best = found["position"]["best_step"]
-        state = _from_array_items(abstract, {name: found[name] for name in templates})
+        state = from_array_items(abstract, {name: found[name] for name in templates})
         return Restored(state, Position(**found["position"]), sorted(partners, key=lambda one: one.active_from), found["tokenizer"])
 
     def restore_params(self, abstract_params: Any, step: int | None = None) -> tuple[int, Any]:
@@ -173,7 +165,7 @@ class Checkpoints:
             return step, self._read(step, "params", ocp.args.StandardRestore(abstract_params))
         handler: Any = ocp.StandardCheckpointHandler()  # typed for a path class of its own, and takes any
         with self._reading(step, "ema"):
-            averaged = _part(abstract_params, handler.metadata(folder / "ema").tree)
+            averaged = part(abstract_params, handler.metadata(folder / "ema").tree)
         found = self._read(step, "ema", ocp.args.StandardRestore(averaged))
         if jax.tree.structure(averaged) == jax.tree.structure(abstract_params):
             return step, found
@@ -267,52 +259,6 @@ def _evaluated(folder: Path, items: Collection[str]) -> tuple[str, ...]:
     """`items` of a checkpoint, with `ema` in place of `params` where it was written with an average."""
     averaged = "ema" in items_of(folder)
     return tuple("ema" if name == "params" and averaged else name for name in items)
-
-
-def _array_items(state: TrainState) -> dict[str, Any]:
-    """Item name -> pytree of arrays: nested dicts of parameters, flat dicts (path -> leaf) of everything else."""
-    items = {}
-    for name, fields in ARRAYS.items():
-        tree = {field: getattr(state, field) for field in fields}
-        if name in ("params", "ema"):
-            items |= {name: tree[name]} if tree[name] is not None else {}
-        else:
-            items[name] = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-    features = {path: items["bank"].pop(path) for path in [*items["bank"]] if path.startswith("bank.stored.")}
-    return items | ({FEATURES: features} if features else {})
-
-
-def _part(tree: Any, stored: Any) -> Any:
-    """The leaves of nested dicts that are also in `stored`, nested dicts whose names are texts."""
-    if not isinstance(tree, dict):
-        return tree
-    return {name: _part(value, stored[str(name)]) for name, value in tree.items() if str(name) in stored}
-
-
-def _from_array_items(abstract: TrainState, items: dict[str, Any]) -> TrainState:
-    """Inverse of `_array_items`, into the structure of `abstract`."""
-    values: dict[str, Any] = {"ema": None}
-    whole_bank = items["bank"] | items.get(FEATURES, {})
-    for name, found in {**{name: found for name, found in items.items() if name != FEATURES}, "bank": whole_bank}.items():
-        if name in ("params", "ema"):
-            values[name] = found
-        else:
-            tree = {field: getattr(abstract, field) for field in ARRAYS[name]}
-            values |= jax.tree.map_with_path(
-                lambda path, _, found=found: found[jax.tree_util.keystr(path, simple=True, separator=".")], tree
-            )
-    return dataclasses.replace(abstract, **values)
-
-
-def _to_item(one: PartnerList) -> dict[str, np.ndarray]:
-    """The arrays of a list as they are, after a first row of -1, because orbax stores no empty array."""
-    none = np.full((1, one.partners.shape[1]), -1, np.int32)
-    return {"rows": np.concatenate([[-1], one.rows]), "partners": np.concatenate([none, one.partners])}
-
-
-def _from_item(active_from: int, item: dict[str, np.ndarray]) -> PartnerList:
-    """Inverse of `_to_item`."""
-    return PartnerList(active_from, item["rows"][1:], item["partners"][1:])
 
 
 def check_rows(holder: str, held: np.ndarray, rows: int) -> None:

@@ -16,23 +16,18 @@ from bacl_jax import paths, schedules
 from bacl_jax.config import Config
 from bacl_jax.mesh import by_rows, mesh_of, replicated, spread
 from bacl_jax.models import Model
-from bacl_jax.models.heads import ALONE
-from bacl_jax.objective import bank as memory
-from bacl_jax.objective.bacl import Metrics, bacl_loss
+from bacl_jax.objective.bacl import Metrics
 from bacl_jax.objective.bank import Bank
 from bacl_jax.objective.contrast import check_tiles
 from bacl_jax.objective.mmcl_term import form_of
-from bacl_jax.objective.pairs import Pairs
 from bacl_jax.objective.partners import partner_lists
 from bacl_jax.objective.shards import Shards
 from bacl_jax.optim import groups, make_optimizer
 from bacl_jax.partition import follow, shardings
 from bacl_jax.rules import check_divides
-from bacl_jax.train.encode import anchor_features, encode_all, encode_with_partners, text_features
+from bacl_jax.train.loss import empty_banks, pushed, step_loss
 from bacl_jax.train.state import TrainState
 from bacl_jax.types import Batch, Features, Tokens, Trunk
-
-SPEC_AUGMENT = 3  # stream of a step's key, beside those of the objective
 
 
 class Trainer:
@@ -157,85 +152,17 @@ class Trainer:
             params=params,
             opt_state=self.optimizer.init(trained),
             ema=None if c.optim.ema_decay is None else jax.tree.map(jnp.copy, trained),
-            bank=self._empty_bank() if len(self.anchors) == 1 else {name: self._empty_bank() for name in self.anchors},
+            bank=empty_banks(c, self._in_bank),
             rng=jax.random.key_data(jax.random.fold_in(key, 1)),
             nonfinite=jnp.int32(0),
             skipped=jnp.int32(0),
-        )
-
-    def _empty_bank(self) -> Bank:
-        c = self.config
-        return memory.empty(
-            c.objective.bank_size,
-            c.data.context_length,
-            c.model.embed_dim,
-            self._in_bank,
-            unpaired=c.data.unpaired_share > 0,
         )
 
     def _loss(self, trained: dict[str, Any], state: TrainState, batch: Batch) -> tuple[Float[Array, ""], tuple[Metrics, dict[str, Any]]]:
         """The loss as a function of the trained parameters; the others are the state's. With metrics and what the bank keeps."""
         params = paths.replaced(state.params, trained)
         with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-            return self._loss_on_mesh(self._gathered(params), state, batch)
-
-    def _loss_on_mesh(
-        self, params: dict[str, Any], state: TrainState, batch: Batch
-    ) -> tuple[Float[Array, ""], tuple[Metrics, dict[str, Any]]]:
-        """The weighted sum of the anchors' terms, each with its bank. Metrics of one of several have its name before theirs."""
-        model, shards, objective = self.model, self.shards, self.config.objective
-        progress = schedules.progress(state.step, self.config.train.steps)
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-        if objective.unpaired.enabled:
-            assert isinstance(state.bank, Bank)
-            one, kept, metrics = encode_with_partners(model, params, batch, state.bank, progress, objective.unpaired, shards)
-            loss, found = self._term(params, one, state.bank, key, progress, "image", ALONE)
-            return loss, (found | metrics, kept)
-        drawn = jax.random.fold_in(key, SPEC_AUGMENT) if "audio" in self.anchors else None
-        every = encode_all(model, params, batch, shards, key=drawn)
-        if len(every) == 1:
-            ((name, pairs),) = every.items()
-            assert isinstance(state.bank, Bank)
-            loss, metrics = self._term(params, pairs, state.bank, key, progress, name, ALONE)
-            return loss, (metrics, pairs.to_keep(stored=bool(self._in_bank)))
-        assert isinstance(state.bank, dict)
-        total, metrics, kept = jnp.float32(0), {}, {}
-        for number, (name, pairs) in enumerate(every.items()):
-            loss, found = self._term(params, pairs, state.bank[name], jax.random.fold_in(key, number), progress, name, name)
-            total += objective.weights[number] * loss
-            metrics |= {f"{name}/{metric}": value for metric, value in found.items()}
-            metrics[f"{name}/present"] = batch.present[name].mean()
-            kept[name] = pairs.to_keep()
-        return total, (metrics | {"loss": total}, kept)
-
-    def _term(
-        self, params: dict[str, Any], pairs: Pairs, bank: Bank, key: Array, progress: Array, name: str, of: str
-    ) -> tuple[Float[Array, ""], Metrics]:
-        """The loss of one anchor's pairs; of: where its heads lie."""
-        model, by_batch = self.model, self.shards.by_batch
-        return bacl_loss(
-            pairs,
-            bank,
-            log_scale=params["log_scale"],
-            bias=params.get("bias"),
-            policy=lambda *args: model.policy(params, *args, of=of),
-            attend=lambda text, anchor: by_batch(model.attend_each(params, by_batch(text, axis=1), by_batch(anchor), of), axis=1),
-            encode_text=lambda *args: by_batch(text_features(model, params, *by_batch(args))),
-            encode_anchor=lambda given: by_batch(anchor_features(model, params, name, by_batch(given))),
-            key=key,
-            progress=progress,
-            config=self.config.objective,
-            shards=self.shards,
-        )
-
-    def _pushed(self, bank: Bank | dict[str, Bank], kept: dict[str, Any], batch: Batch, finite: Array) -> Bank | dict[str, Bank]:
-        """Each bank with the rows of the step. A slot whose row lacks the anchor stays empty."""
-        if isinstance(bank, Bank):
-            return memory.push(bank, write=finite, shards=self.shards, index=batch.index, **kept)
-        return {
-            name: memory.push(one, write=finite, shards=self.shards, index=jnp.where(batch.present[name], batch.index, -1), **kept[name])
-            for name, one in bank.items()
-        }
+            return step_loss(self.model, self._gathered(params), state, batch, self.config, self.shards)
 
     def _gathered(self, params: dict[str, Any]) -> dict[str, Any]:
         """Parameters as the model uses them: cut by tensor alone. The compiler gathers each where it is used, and spreads its gradient."""
@@ -260,7 +187,7 @@ class Trainer:
             trained["log_scale"] = jnp.minimum(trained["log_scale"], jnp.log(jnp.float32(c.objective.max_scale)))
         trained, opt_state = select(finite, (trained, opt_state), (old, state.opt_state))
         ema = select(finite, average(state.ema, trained, c.optim.ema_decay), state.ema)
-        bank = self._pushed(state.bank, kept, batch, finite)
+        bank = pushed(state.bank, kept, batch, write=finite, shards=self.shards)
         new = TrainState(
             step=state.step + 1,
             params=paths.replaced(state.params, trained),
