@@ -255,3 +255,11 @@ def check_divides(devices: int, config: Any) -> None:
         if size % by:
             lower = size // by * by
             raise ConfigError(f"{name} {size} does not divide over {what}: use {f'{lower} or ' if lower else ''}{lower + by}")
+
+
+def check_pictures(config: Any, what: str, *, alone: bool = False) -> None:
+    """Raises ConfigError unless pictures are among data.anchors; alone: unless they are all of them. what: needs them."""
+    anchors = config.data.anchors
+    if "image" not in anchors or (alone and len(anchors) > 1):
+        must = "be ('image',)" if alone else "contain 'image'"
+        raise ConfigError(f"config.data.anchors = {anchors}: must {must} for {what}")

@@ -8,6 +8,7 @@ from bacl_jax.config import ConfigError, sha256
 from bacl_jax.eval import audit_report, corpus, suite
 from bacl_jax.eval.audit import audit
 from bacl_jax.mesh import on_local_devices
+from bacl_jax.rules import check_pictures
 from bacl_jax.train.checkpoint import Checkpoints
 from launch.session import Run
 
@@ -19,6 +20,7 @@ def run_audit(run: Run, workdir: str | os.PathLike[str], step: int) -> None:
     DIR/eval/<step>/<split>/.
     """
     config, split = run.config, run.config.eval.audit.split
+    check_pictures(config, "the task audit", alone=True)
     source = run.dataset.complete() if split == "train" else run.dataset.splits[split].source
     if not len(source):
         filled = ", ".join(["train", *run.filled_splits()])

@@ -15,6 +15,7 @@ from bacl_jax.data.source import DataSet
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.data.unpaired import UnpairedDataSet
 from bacl_jax.mesh import make_mesh
+from bacl_jax.rules import check_pictures
 from bacl_jax.train import precompute as stored_features
 from bacl_jax.train.checkpoint import Checkpoints, Position
 from bacl_jax.train.processes import agree
@@ -76,8 +77,7 @@ def precompute(config: Config, out: Path, dtype: str) -> Index:
     """Stores what the frozen towers of a run make of its training rows, with the weights that it begins with, in the folder `out`."""
     if config.data.unpaired_share:
         raise ConfigError(f"config.data.unpaired_share = {config.data.unpaired_share}: must be 0: features are stored of complete pairs")
-    if config.data.anchors != ("image",):
-        raise ConfigError(f"config.data.anchors = {config.data.anchors}: must be ('image',): features are stored of pictures and texts")
+    check_pictures(config, "stored features", alone=True)
     dataset = read_data(config)
     tokenizer = _new_tokenizer(config, dataset)
     trainer = build(config, tokenizer.vocab_size, make_mesh(config.mesh))

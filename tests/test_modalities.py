@@ -9,8 +9,12 @@ import pytest
 import tiny
 
 from bacl_jax.config import ConfigError, contradictions
+from bacl_jax.data.tokenizer import Tokenizer
+from bacl_jax.eval.encoder import Encoder
+from bacl_jax.interop import export
 from bacl_jax.models import Model
 from bacl_jax.objective.bank import Bank
+from bacl_jax.rules import check_pictures
 from bacl_jax.train.step import build
 
 ALL = ("audio", "video")
@@ -121,3 +125,17 @@ def test_anchors_that_cannot_be_are_refused(changes, field):
     found = contradictions(dataclasses.replace(config, data=dataclasses.replace(config.data, kind="stamps", **changes)))
     assert any(str(error).startswith(f"config.{field} = ") for error in found), found
     assert all(isinstance(error, ConfigError) for error in found)
+
+
+def test_what_needs_pictures_is_refused_without_them():
+    sound, both = tiny.media("audio"), tiny.media("image", "audio")
+    for ask in (
+        lambda config: Encoder(None, None, None, config),
+        lambda config: export.check(config, Tokenizer.train(["a thing"], config.data), "hf"),
+        lambda config: check_pictures(config, "it", alone=True),
+    ):
+        with pytest.raises(ConfigError, match=r"config.data.anchors = \('audio',\): must "):
+            ask(sound)
+    assert Encoder(None, None, None, both)
+    with pytest.raises(ConfigError, match=r"must be \('image',\) for it"):
+        check_pictures(both, "it", alone=True)

@@ -18,6 +18,7 @@ from bacl_jax.data.source import normalise
 from bacl_jax.errors import DataError
 from bacl_jax.eval import corpus
 from bacl_jax.eval.embeddings import finite, progress
+from bacl_jax.rules import check_pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Encoder:
     tokenizer: Any
     config: Config
     show_progress: bool = False
+
+    def __post_init__(self):
+        check_pictures(self.config, "tasks on picture files")
 
     def quiet(self) -> "Encoder":
         """The same without progress bars."""

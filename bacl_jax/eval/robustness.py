@@ -13,6 +13,7 @@ from bacl_jax.eval.corruptions import corrupted
 from bacl_jax.eval.embeddings import Embeddings, progress
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.eval.retrieval import chance, own_pairs, ranked
+from bacl_jax.rules import check_pictures
 
 
 def measured(
@@ -53,6 +54,7 @@ def measured(
 
 def split_robustness(embeddings: Embeddings) -> dict[str, float]:
     """The task `robustness` on one split: among the split's own images and captions. `n`: images; `n_captions`."""
+    check_pictures(embeddings.config, "the task robustness", alone=True)
     images, captions, *pairs = own_pairs(embeddings)
     texts = [embeddings.dataset.captions[caption] for caption in captions]
 

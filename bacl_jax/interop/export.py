@@ -17,6 +17,7 @@ from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.interop.layouts import HF_CLIP, OPEN_CLIP, Layout, Modality
 from bacl_jax.models.pixels import PIXELS
 from bacl_jax.paths import named
+from bacl_jax.rules import check_pictures
 
 Target = Literal["hf", "open_clip"]
 LAYOUTS: dict[Target, Layout] = {"hf": HF_CLIP, "open_clip": OPEN_CLIP}
@@ -32,6 +33,7 @@ _LACKS = {
 
 def check(config: Config, tokenizer: Tokenizer, target: Target) -> None:
     """ConfigError that names the part of the model for which the target has no place."""
+    check_pictures(config, "an export: pictures and texts are what the targets know")
     model = config.model
     for modality, why in _LACKS.items():
         if (kind := getattr(model, modality).kind) != "clip":
