@@ -160,3 +160,14 @@ def test_the_real_trainer_through_all_tasks_and_plots(tmp_path):
     assert [shown.other for shown in other] == [None] * 3
     assert all(len(set(shown.caption.split()) - set(shown.false_caption.split())) == 1 for shown in other)
     assert drawn(pictures.save(pictures.attention_triptych(other, trainer.grid), tmp_path / "other.png"))
+
+
+def test_half_true_captions_have_a_table_for_each_anchor():
+    metrics = {"n": 3, "n_pairs": 9, "halftrue_pairwise": 60.0, "halftrue_pairwise_chance": 50.0}
+    (alone,) = report.tables({"halftrue": metrics})
+    assert alone.title == "half-true captions, 3 images, 9 pairs (percent)"
+    sounds = report.tables({"retrieval": {"n": 3, "n_captions": 3, "a2t_R@1": 1.0}, "halftrue": metrics})[1]
+    assert sounds.title == "half-true captions, 3 sounds, 9 pairs (percent)"
+    several = {f"{anchor}/{name}": value for anchor in ("image", "audio", "fused") for name, value in metrics.items()}
+    assert [table.title.split(", ")[1] for table in report.tables({"halftrue": several})] == ["3 images", "3 sounds", "3 rows"]
+    assert several["audio/halftrue_pairwise"] == 60

@@ -35,6 +35,7 @@ STEP_PANELS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 GALLERIES = {"t2i": "image", "t2a": "sound", "t2v": "clip", "t2f": "all together"}
 QUERIES = {"i2t": "image", "t2i": "text", "a2t": "sound", "t2a": "text", "v2t": "clip", "t2v": "text", "f2t": "all together", "t2f": "text"}
+ASKED = {"image": ("i2t", "images"), "audio": ("a2t", "sounds"), "video": ("v2t", "clips"), "fused": ("f2t", "rows")}  # anchor -> way, name
 REFERENCES = {"log B": "--", "floor of the contrastive term": ":"}  # lines to compare with, and how they are drawn
 EVAL_PANEL = (
     ("retrieval/i2t_R@1", "image to text R@1"),
@@ -49,13 +50,27 @@ def tables(results: Mapping[str, Mapping[str, float]]) -> list[Table]:
     """One table a task; a task without its own form is listed name by name."""
     forms: dict[str, Callable[[Mapping[str, float]], Table]] = {
         "retrieval": _retrieval_table,
-        "halftrue": _halftrue_table,
         "localization": _localization_table,
         "robustness": _robustness_table,
     }
     others = {task: benchmark_report.table if "n_entries" in metrics else _plain_table for task, metrics in results.items()}
-    formed = {task for task, metrics in results.items() if task in forms and "n" in metrics}  # of several anchors there is an n for each
-    return [forms[task](metrics) if task in formed else others[task](task, metrics) for task, metrics in results.items()]
+    made = []
+    for task, metrics in results.items():
+        if task == "halftrue":
+            made += [_halftrue_table(own, what) for what, own in _by_anchor(metrics, results.get("retrieval", {})).items()]
+        else:
+            made.append(forms[task](metrics) if task in forms else others[task](task, metrics))
+    return made
+
+
+def _by_anchor(metrics: Mapping[str, float], beside: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """What is asked about -> its metrics; several anchors have their names before those. beside: the results of `retrieval`, which tell
+    what the only one is."""
+    if "n" in metrics:
+        told = [what for way, what in ASKED.values() if f"{way}_R@1" in beside]
+        return {told[0] if told else "images": {**metrics}}
+    parts = {what: {name: value for name, value in metrics.items() if name.startswith(f"{anchor}/")} for anchor, (_, what) in ASKED.items()}
+    return {what: {name.partition("/")[2]: value for name, value in own.items()} for what, own in parts.items() if own}
 
 
 def print_tables(results: Mapping[str, Mapping[str, float]], console: Console | None = None) -> None:
@@ -96,9 +111,9 @@ def _retrieval_table(metrics: Mapping[str, float]) -> Table:
     return table
 
 
-def _halftrue_table(metrics: Mapping[str, float]) -> Table:
+def _halftrue_table(metrics: Mapping[str, float], what: str) -> Table:
     columns = ("", "accuracy", "blind", "chance")
-    table = _table(f"half-true captions, {metrics['n']:.0f} images, {metrics['n_pairs']:.0f} pairs (percent)", columns)
+    table = _table(f"half-true captions, {metrics['n']:.0f} {what}, {metrics['n_pairs']:.0f} pairs (percent)", columns)
     if not metrics["n"]:
         table.add_row("no caption of this split has a half-true neighbour", *"---")
         return table
