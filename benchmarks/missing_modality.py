@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
                 with Preemption() as preemption:
                     session.train(config, str(workdir), preemption)
             results[name].append(example_table.read(workdir))
-    example_table.show(results)
+    example_table.show(results, "test")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
         found = restore(workdir)
         for name, dataset in asked.items():
             results[name].append(retrieval(Embeddings(found.trainer, found.params, dataset, found.tokenizer, found.config, "test")))
-    example_table.show(results)
+    example_table.show(results, "test")
 
 
 if __name__ == "__main__":

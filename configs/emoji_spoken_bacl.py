@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.data.tokenizer = "word"  # one token a word
     config.data.vocab_size = 4096  # tokens; upper bound
     config.data.context_length = 24  # tokens a caption, BOS and EOS included
+    config.objective.bns.drawn_share = 0.25  # share of rows whose drawn bank caption is re-encoded as a column
     config.objective.weights = (1.0, 1.0)  # of the terms of pictures and of sound
     config.train.steps = 1000  # updates in all
     config.train.keep_best = "i2t_R@1"  # the checkpoint kept beside the newest

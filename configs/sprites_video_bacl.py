@@ -12,13 +12,14 @@ def get_config() -> ConfigDict:
     config.data.validation_captions = 100  # held-out captions for tuning
     config.data.test_captions = 300  # held-out captions for the reported table
     config.data.video.frames = 4  # of a clip
+    config.model.image.patch = 8  # pixels a side of one token: four times as fast as 4
     config.model.image.width = 48  # channels of the token features
     config.model.image.depth = 1  # blocks of the tower of each frame
     config.objective.bank_size = 1024  # slots of the memory bank
     config.objective.bns.enabled = True  # the sampler of hard negatives
     config.objective.cla.enabled = True  # the local attention loss
     config.optim.lr = 2e-3  # peak learning rate of AdamW
-    config.train.steps = 300  # updates in all
+    config.train.steps = 500  # updates in all
     config.train.batch_size = 64  # pairs a step
     config.train.eval_every = 100  # steps between two evaluations
     config.train.keep_best = "v2t_R@1"  # the checkpoint kept beside the newest

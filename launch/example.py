@@ -49,7 +49,7 @@ def main() -> None:
                         sys.exit("preempted, go on with the same command")
             results.setdefault(name, []).append(example_table.read(workdir))
     (root / "table.json").write_text(json.dumps(results, indent=1) + "\n")
-    example_table.show(results)
+    example_table.show(results, config.eval.report)
 
 
 if __name__ == "__main__":

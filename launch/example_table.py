@@ -34,29 +34,32 @@ def read(workdir: Path) -> dict[str, float]:
 
 
 def rows(results: Mapping[str, Sequence[Metrics]]) -> list[tuple[str, ...]]:
-    """(metric, mean and deviation of each method, mean difference of the last to the first, chance)."""
-    first = next(iter(results.values()))[0]
-    out = []
+    """(metric, mean and deviation of each method, of the difference of the last to the first seed by seed, chance)."""
+    first, out = {}, []
+    for runs in results.values():
+        first = {**runs[0], **first}
     for name in first:
         leaf = name.rpartition("/")[2]
         if (leaf.partition("_")[2] if "2" in leaf.partition("_")[0] else leaf) not in SHOWN:
             continue
         values = [[run[name] for run in runs if name in run] for runs in results.values()]
-        if all(values):
-            change = statistics.mean(values[-1]) - statistics.mean(values[0])
+        if any(values):
+            change = [last - one for one, last in zip(values[0], values[-1], strict=True)] if values[0] and values[-1] else []
             guessed = first.get(f"{name}_chance", math.nan)
-            out.append((name, *map(_spread, values), f"{change:+.1f}", "" if math.isnan(guessed) else f"{guessed:.1f}"))
+            out.append((name, *map(_spread, values), _spread(change, "+"), "" if math.isnan(guessed) else f"{guessed:.1f}"))
     return out
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+def _spread(values: Sequence[float], sign: str = "") -> str:
+    if not values:
+        return "-"
+    return f"{statistics.mean(values):{sign}.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def show(results: Mapping[str, Sequence[Metrics]], console: Console | None = None) -> None:
-    """Prints the table."""
+def show(results: Mapping[str, Sequence[Metrics]], split: str, console: Console | None = None) -> None:
+    """Prints the table of a split's results."""
     runs = len(next(iter(results.values())))
-    table = Table(title=f"test split, mean ± deviation of {runs} seeds (percent)", title_justify="left")
+    table = Table(title=f"{split} split, mean ± deviation of {runs} seeds (percent)", title_justify="left")
     for column in ("", *results, "difference", "chance"):
         table.add_column(column, justify="right" if column else "left")
     for row in rows(results):

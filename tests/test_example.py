@@ -25,5 +25,7 @@ def test_a_row_a_metric_with_mean_deviation_difference_and_chance(tmp_path):
     found = example_table.read(tmp_path)
     assert (found["a2t_R@1"], found["seconds"]) == (30.0, 9.0)
     rows = example_table.rows({"infonce": [found, found | {"a2t_R@1": 20.0}], "bacl": [found, found]})
-    assert rows[1] == ("a2t_R@1", "25.0 ± 7.1", "30.0 ± 0.0", "+5.0", "2.0")
+    assert rows[1] == ("a2t_R@1", "25.0 ± 7.1", "30.0 ± 0.0", "+5.0 ± 7.1", "2.0")
+    alone = example_table.rows({"infonce": [found], "bacl": [found | {"ael": 40.0}]})
+    assert ("ael", "-", "40.0", "-", "") in alone
     assert [row[0] for row in rows] == ["audio/halftrue_pairwise", "a2t_R@1", "seconds"]

@@ -59,7 +59,7 @@ SMALLER = {  # of the large towers
 
 
 MEDIA = {  # name of a config -> what makes its data, and the settings that fit them
-    "stamps_audio_bacl": (lambda folder: media_files.stamps(folder, languages=("fr", "es", "ca", "ro")), {}),
+    "stamps_audio_bacl": (media_files.stamps, {}),
     "stamps_trimodal_bacl": (media_files.stamps, {}),
     "sprites_video_bacl": (media_files.sprites, {"data.video.frames": 2}),
     "wavtext5k_bacl": (media_files.wavtext, {}),
