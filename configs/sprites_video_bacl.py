@@ -19,9 +19,9 @@ def get_config() -> ConfigDict:
     config.objective.bns.enabled = True  # the sampler of hard negatives
     config.objective.cla.enabled = True  # the local attention loss
     config.optim.lr = 2e-3  # peak learning rate of AdamW
-    config.train.steps = 500  # updates in all
+    config.train.steps = 450  # updates in all
     config.train.batch_size = 64  # pairs a step
-    config.train.eval_every = 100  # steps between two evaluations
+    config.train.eval_every = 225  # steps between two evaluations
     config.train.keep_best = "v2t_R@1"  # the checkpoint kept beside the newest
     config.train.save_minutes = None  # None: saved by steps alone
     return config

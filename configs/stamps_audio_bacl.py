@@ -35,9 +35,9 @@ def get_config() -> ConfigDict:
     config.objective.cla.into_towers = True  # its losses reach the towers
     config.objective.cla.row_share = 0.25  # share of the rows that it sees each step
     config.optim.lr = 2e-3  # peak learning rate of AdamW
-    config.train.steps = 450  # updates in all
+    config.train.steps = 350  # updates in all
     config.train.batch_size = 64  # pairs a step
-    config.train.eval_every = 100  # steps between two evaluations
+    config.train.eval_every = 175  # steps between two evaluations
     config.train.keep_best = "a2t_R@1"  # the checkpoint kept beside the newest
     config.train.save_minutes = None  # None: saved by steps alone
     config.eval.tasks = ("retrieval", "halftrue")  # what is evaluated
