@@ -21,7 +21,7 @@ from absl import app, flags
 from benchmarks.document import ROOT, blocks
 
 SWEEP = (
-    "python -m launch.sweep --config=configs/emoji_bacl.py --sweep=configs/sweeps/ablation.py --workdir=runs/sweep --config.train.steps=50"
+    "python -m launch.sweep --config=configs/emoji_bacl.py --sweep=configs/sweeps/ablation.py --workdir=runs/sweep --config.train.steps=60"
 )
 FIRST_RESULT = {  # step -> a file that is there when it has given something to look at
     "quickstart": "runs/quickstart/report/index.html",
