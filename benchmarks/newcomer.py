@@ -20,8 +20,9 @@ from absl import app, flags
 
 from benchmarks.document import ROOT, blocks
 
-SWEEP = (
-    "python -m launch.sweep --config=configs/emoji_bacl.py --sweep=configs/sweeps/ablation.py --workdir=runs/sweep --config.train.steps=50"
+SWEEP = (  # BNS and CLA, each alone, both, neither, on three seeds: short runs, without what takes long at their end
+    "python -m launch.sweep --config=configs/emoji_bacl.py --sweep=configs/sweeps/ablation.py --workdir=runs/sweep --config.train.steps=60 "
+    "--config.eval.tasks=\"('retrieval','halftrue')\" --config.eval.plots=False"
 )
 FIRST_RESULT = {  # step -> a file that is there when it has given something to look at
     "quickstart": "runs/quickstart/report/index.html",
