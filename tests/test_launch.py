@@ -227,7 +227,7 @@ def test_benchmarks_in_their_published_files(finished, manifest, tmp_path):
         (["--workdir={run}", "--step=3"], "no readable checkpoint of step 3"),
         (["--workdir={run}", "--step=last"], "--step=last: must be a step, steps with commas between them, all or best; there are"),
         (["--workdir={run}", "--step=all", "--follow"], "--step=all: --follow evaluates every step"),
-        (["--workdir={run}", "--tasks=vqa"], "vqa; allowed: retrieval, halftrue, localization, robustness, audit"),
+        (["--workdir={run}", "--tasks=vqa"], "vqa; allowed: retrieval, halftrue, localization, robustness, fusion, audit"),
         (["--workdir={run}", "--tasks=audit", "--config.eval.audit.steps=(1,)"], "eval.audit.steps: no checkpoint of step 1; there are"),
         (["--workdir={run}", "--tasks=audit", "--config.eval.audit.k=0"], "config.eval.audit.k"),
         (["--workdir={run}", "--config.optim.lr=0.5"], f"config.optim.lr was {Config().optim.lr}, is now 0.5"),
