@@ -71,7 +71,7 @@ def test_a_process_that_asks_for_devices_would_crash(tmp_path):
         ((*BACL, "--coordinator=h:1", "--processes=2", "--process=2"), "--process=2 must be below --processes=2: the first one is 0"),
         ((*BACL, "--processes=2"), "--coordinator, --process must be given too: --coordinator=host:port"),
         (("local", *BACL[1:]), "--processes, --config and --workdir must be given"),
-        (("evaluate", "--workdir={tmp}", "--tasks=vqa"), "eval.tasks: vqa; allowed: retrieval, halftrue, localization, robustness, fusion, audit"),
+        (("evaluate", "--workdir={tmp}", "--tasks=vqa"), "eval.tasks: vqa; allowed: retrieval, halftrue, localization, robustness, fusion"),
         (("evaluate", "--workdir={tmp}/none"), "--workdir={tmp}/none is no workdir of a run: {tmp}/none/config.json does not exist"),
     ],
 )

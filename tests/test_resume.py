@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from bacl_jax.train import goodput
+from bacl_jax.train.workdir import saved_steps
 
 ROOT = Path(__file__).parents[1]
 STEPS = 40
@@ -87,17 +88,18 @@ def test_two_runs_are_equal(uninterrupted, environment, tmp_path):
 
 def test_killed_at_random_moments(uninterrupted, environment, tmp_path):
     dice = random.Random(20251108)
-    kills = 0
+    kills = lost = 0
     for step in sorted(dice.sample(range(1, STEPS - 4), 4)):
         process = start(tmp_path, environment)
         stop_at(process, tmp_path, step, signal.SIGKILL, dice.uniform(0, 0.02))
         kills += process.returncode == -signal.SIGKILL
+        lost += logged_steps(tmp_path)[-1] > max(saved_steps(tmp_path), default=0)  # on a slow machine the clock saves each step
     assert kills >= 3
     finish(start(tmp_path, environment))
     assert_equal(tmp_path, uninterrupted)
     starts = goodput.read(tmp_path)
     assert len(starts) >= kills
-    assert sum(one.seconds["lost"] > 0 for one in starts) >= kills - 1  # one may have been killed after all was saved
+    assert sum(one.seconds["lost"] > 0 for one in starts) >= lost - 1  # one may have left no sign of life after its save
     for one in starts:
         assert sum(one.seconds.values()) == pytest.approx(one.ended - one.began, abs=1e-5)
     assert sum(goodput.shares(goodput.totals(starts)).values()) == pytest.approx(1)
