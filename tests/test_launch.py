@@ -224,7 +224,7 @@ def test_benchmarks_in_their_published_files(finished, manifest, tmp_path):
         (["--workdir={run}", "--tasks=valse", "--config.eval.valse.path=none.json"], "none.json: cannot be read"),
         ([], "--workdir must be given"),
         (["--workdir=/nowhere"], "--workdir=/nowhere is no workdir of a run"),
-        (["--workdir={run}", "--step=3"], "no readable checkpoint of step 3"),
+        (["--workdir={run}", "--step=99"], "no readable checkpoint of step 99"),
         (["--workdir={run}", "--step=last"], "--step=last: must be a step, steps with commas between them, all or best; there are"),
         (["--workdir={run}", "--step=all", "--follow"], "--step=all: --follow evaluates every step"),
         (["--workdir={run}", "--tasks=vqa"], "vqa; allowed: retrieval, halftrue, localization, robustness, fusion, audit"),
