@@ -165,6 +165,20 @@ def test_paths_that_lead_out_of_the_folder_and_captions_that_are_lists(tmp_path)
     assert (dataset.train[0].caption, dataset.train[0].others) == ("one.", ("two.",))
 
 
+def test_a_damaged_line_is_left_out_and_captions_are_cleaned(tmp_path):
+    """As in a manifest, whose reader it is."""
+    sound(tmp_path / "a.wav")
+    rows = ['{"file": "a.wav", "told": "A &amp; B"}', '{"file": "a.wav"', '{"file": "a.wav"}', '{"file": "a.wav", "told": null}']
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    sizes = {"validation_rows": 0, "test_rows": 0, "on_error": "skip", "clean_captions": True}
+    dataset = data.load(of_clips(tmp_path / "rows.jsonl", "audio", audio="{file}", caption_column="told", **sizes))
+    assert dataset.skipped == {"syntax": 1, "columns": 1, "empty_caption": 1}
+    assert dataset.train[0].caption == "a & b"
+    (tmp_path / "rows.json").write_text('{"file": "a.wav"}')
+    with pytest.raises(DataError, match=r"rows.json: a dict; write a list of objects"):
+        data.load(of_clips(tmp_path / "rows.json", "audio", audio="{file}", caption_column="told"))
+
+
 def test_evaluation_batches_are_whole_and_the_same_each_time(tmp_path):
     config = of_stamps(stamps(tmp_path), "image", "audio", lacking=0.5)
     source = data.load(config).train

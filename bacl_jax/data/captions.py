@@ -5,6 +5,8 @@ import re
 
 import ftfy
 
+from bacl_jax.data.source import normalise
+
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _TAG_OR_COMMENT = re.compile(rf"{_TAG.pattern}|<!--.*?-->", re.DOTALL)
 _URL = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
@@ -20,3 +22,9 @@ def clean(caption: str) -> str:
     text = html.unescape(html.unescape(ftfy.fix_text(caption)))
     before, end, after = text.rpartition("-->")  # after the last end of a comment, one that begins would be looked for in vain
     return " ".join(_URL.sub(" ", _TAG_OR_COMMENT.sub(" ", before + end) + _TAG.sub(" ", after)).split())
+
+
+def normal(caption: str, *, cleaned: bool = False) -> str:
+    """The caption in its normal form, cleaned before where asked for; "" where there is nothing to be read in it."""
+    caption = normalise(clean(caption) if cleaned else caption)
+    return caption if any(letter.isprintable() and letter != " " for letter in caption) else ""

@@ -23,9 +23,10 @@ from rich.progress import track
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import storage, transforms
-from bacl_jax.data.captions import clean
+from bacl_jax.data.captions import normal
 from bacl_jax.data.records import Fields, ManifestError, read, text
-from bacl_jax.data.source import SPLITS, ArraySource, DataSet, Example, OnSkip, Source, assemble, normalise
+from bacl_jax.data.skips import Skips
+from bacl_jax.data.source import SPLITS, ArraySource, DataSet, Example, OnSkip, Source, assemble
 from bacl_jax.data.stream import FileRecords
 from bacl_jax.data.unpaired import separated
 from bacl_jax.errors import DataError
@@ -89,7 +90,7 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
     missing, unreadable, bomb. What concerns the whole file (it is missing, of an unknown type, lacks a column, has broken quoting, holds
     no row for training) is raised in any case.
     """
-    manifest, skips = _path(config), _Skips(config.on_error, on_skip)
+    manifest, skips = _path(config), Skips(config.on_error, on_skip)
     pairs = _pairs(manifest, config, skips)
     pairs.sort(key=lambda pair: (pair.path is None, not pair.caption))  # complete ones, pictures, captions: as unpaired.separated wants
     pairs, images = _check_pictures(manifest, pairs, config, skips)
@@ -133,7 +134,7 @@ def records(config: DataConfig, on_skip: OnSkip | None = None) -> FileRecords:
 
 def rows(config: DataConfig, on_skip: OnSkip | None = None) -> list[Pair]:
     """The rows of the manifest as they are written, their pictures unread. Raises as `load` does."""
-    return _pairs(_path(config), config, _Skips(config.on_error, on_skip))
+    return _pairs(_path(config), config, Skips(config.on_error, on_skip))
 
 
 def _path(config: DataConfig) -> Path:
@@ -145,35 +146,10 @@ def _path(config: DataConfig) -> Path:
     return Path(config.path)
 
 
-def _pairs(manifest: Path, config: DataConfig, skips: "_Skips") -> list[Pair]:
+def _pairs(manifest: Path, config: DataConfig, skips: Skips) -> list[Pair]:
     further = config.id_column, config.split_column, config.truth_column
     columns = [config.image_column, config.caption_column, *filter(None, further)]
     return [pair for row, fields in read(manifest, columns) if (pair := skips.guard(_parse, manifest, row, fields, config)) is not None]
-
-
-class _Skips:
-    """Applies data.on_error: raises, or counts, logs and reports."""
-
-    def __init__(self, on_error: str, on_skip: OnSkip | None):
-        self._raise = on_error == "raise"
-        self._on_skip = on_skip
-        self.counts: Counter[str] = Counter()
-
-    def record(self, error: DataError) -> None:
-        if self._raise:
-            raise error
-        self.counts[error.kind] += 1
-        log.warning("left out: %s", error)
-        if self._on_skip is not None:
-            self._on_skip(error)
-
-    def guard(self, function, *args):
-        """The function's result, or None if it raised a DataError that is to be skipped."""
-        try:
-            return function(*args)
-        except DataError as error:
-            self.record(error)
-            return None
 
 
 def _parse(manifest: Path, row: int, record: Fields, config: DataConfig) -> Pair:
@@ -184,10 +160,10 @@ def _parse(manifest: Path, row: int, record: Fields, config: DataConfig) -> Pair
             manifest, row, f"{split!r} in column {config.split_column!r}", f"use one of {', '.join(_SPLIT_NAMES)}", kind="split"
         )
     alone, remedy = _may_be_alone(config, split)
-    caption, image = _normal(fields[config.caption_column], config), fields[config.image_column].strip()
+    caption, image = normal(fields[config.caption_column], cleaned=config.clean_captions), fields[config.image_column].strip()
     if not caption and not (alone and image):
         raise ManifestError(manifest, row, f"the caption (column {config.caption_column!r}) is empty", remedy, kind="empty_caption")
-    truth = _normal(fields[config.truth_column], config) if config.truth_column and not caption else ""
+    truth = normal(fields[config.truth_column], cleaned=config.clean_captions) if config.truth_column and not caption else ""
     if not image and alone:
         return Pair(row, None, caption, "", split)
     if not image:
@@ -207,12 +183,6 @@ def _may_be_alone(config: DataConfig, split: str) -> tuple[bool, str]:
     return False, "write one, remove the row, or train on such rows, too, with data.unpaired_share"
 
 
-def _normal(caption: str, config: DataConfig) -> str:
-    """The caption in its normal form, "" where there is nothing to be read in it."""
-    caption = normalise(clean(caption) if config.clean_captions else caption)
-    return caption if any(letter.isprintable() and letter != " " for letter in caption) else ""
-
-
 def _locate(manifest: Path, row: int, image: str) -> Path:
     """The picture's path, inside the manifest's folder by name; an existing regular file."""
     folder = os.path.abspath(manifest.parent)
@@ -230,7 +200,7 @@ def _locate(manifest: Path, row: int, image: str) -> Path:
     return Path(path)
 
 
-def _check_pictures(manifest: Path, pairs: list[Pair], config: DataConfig, skips: _Skips) -> tuple[list[Pair], Pictures | None]:
+def _check_pictures(manifest: Path, pairs: list[Pair], config: DataConfig, skips: Skips) -> tuple[list[Pair], Pictures | None]:
     """Decode every file once; (the pairs whose picture is good, their pictures or None if they need more than KEPT_BYTES).
 
     Rows without a picture are good, with None in its place.

@@ -4,7 +4,6 @@ Dimension legend: n rows.
 """
 
 import dataclasses
-import logging
 import os
 import threading
 from collections import Counter
@@ -20,11 +19,10 @@ from rich.progress import track
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import order, transforms
 from bacl_jax.data.audio import Heard, SoundFile
-from bacl_jax.data.source import SPLITS, Clip, DataSet, Example, OnSkip, Picture, Sound, assemble, normalise
+from bacl_jax.data.skips import Skips
+from bacl_jax.data.source import SPLITS, Clip, DataSet, Example, Picture, Sound, assemble
 from bacl_jax.data.video import Seen
 from bacl_jax.errors import DataError
-
-log = logging.getLogger("bacl_jax")
 
 KEPT_BYTES = 1024 * 2**20  # decoded media are kept in memory when they all fit into this
 _THREADS = min(8, os.cpu_count() or 1)
@@ -137,9 +135,7 @@ def size_of(row: Row) -> int:
     return pixels + values + sum({id(frame): frame.nbytes for frame in frames}.values())
 
 
-def check(
-    rows: Sequence[Row], config: DataConfig, skipped: Counter[str], on_skip: OnSkip | None, *, which: Callable[[Row], bool]
-) -> list[Row]:
+def check(rows: Sequence[Row], config: DataConfig, skips: Skips, *, which: Callable[[Row], bool]) -> list[Row]:
     """The rows that are good: those of `which` are decoded once, and kept so while they need at most KEPT_BYTES in all; others are
     not looked at. A bad one is raised, or with data.on_error = "skip" left out and counted."""
     lock, needed = threading.Lock(), 0
@@ -167,11 +163,8 @@ def check(
         result = found.get(id(row), row)
         if isinstance(result, Row):
             kept.append(result)
-            continue
-        skipped[result.kind] += 1
-        log.warning("left out: %s", result)
-        if on_skip is not None:
-            on_skip(result)
+        else:
+            skips.record(result)
     return kept
 
 
@@ -179,22 +172,20 @@ def data_set(
     name: str,
     rows: Sequence[Row],
     config: DataConfig,
-    on_skip: OnSkip | None,
+    skips: Skips,
     *,
     which: Callable[[Row], bool] = lambda row: True,
-    skipped: Counter[str] | None = None,
 ) -> DataSet:
     """The rows that have one of data.anchors, after `check`, as a data set; held-out rows without all are left out."""
-    skipped = Counter() if skipped is None else skipped
-    before = sum(skipped.values())
+    before = skips.counts.total()
 
     def usable(row: Row) -> bool:
         return (all if row.split != "train" else any)(map(row.has, config.anchors))
 
     needed = [row for row in rows if usable(row)]
-    good = [row for row in check(needed, config, skipped, on_skip, which=which) if usable(row)]
-    if lacking := len(rows) - len(good) - sum(skipped.values()) + before:
-        skipped["lacking"] += lacking
+    good = [row for row in check(needed, config, skips, which=which) if usable(row)]
+    if lacking := len(rows) - len(good) - skips.counts.total() + before:
+        skips.counts["lacking"] += lacking
     sizes = Counter(row.split for row in good)
     there = ", ".join(f"{anchor} {sum(row.has(anchor) for row in good):,}" for anchor in config.anchors)
     return assemble(
@@ -203,13 +194,7 @@ def data_set(
         make_source=lambda chosen: RowSource([good[i] for i in chosen]),
         row_captions=[row.caption for row in good],
         row_splits=[row.split for row in good],
-        skipped=dict(skipped),
+        skipped=dict(skips.counts),
         train_rows=config.train_rows,
         seed=config.holdout_seed,
     )
-
-
-def normal(caption: str) -> str:
-    """The caption in its normal form, "" where there is nothing to be read in it."""
-    caption = normalise(caption)
-    return caption if any(letter.isprintable() and letter != " " for letter in caption) else ""

@@ -7,7 +7,7 @@ reading goes on; `text` raises it.
 import csv
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,13 +38,18 @@ class _Bad:
 
 
 Fields = dict[str, object]  # column -> str, bytes, int or None when it is good
+Reader = Callable[[Path, Sequence[str]], Iterator[Fields]]
 
 
-def read(manifest: Path, columns: Sequence[str]) -> Iterator[tuple[int, Fields]]:
-    """(row, its fields in `columns`) for each row of the file, from 1. ManifestError for what concerns the whole file."""
-    reader = _READERS.get(manifest.suffix.lower())
+def read(manifest: Path, columns: Sequence[str], further: Mapping[str, Reader] | None = None) -> Iterator[tuple[int, Fields]]:
+    """(row, its fields in `columns`) for each row of the file, from 1. ManifestError for what concerns the whole file.
+
+    further: readers of endings beside .csv, .jsonl and .parquet.
+    """
+    readers = _READERS | dict(further or {})
+    reader = readers.get(manifest.suffix.lower())
     if reader is None:
-        raise ManifestError(manifest, None, f"unknown type {manifest.suffix!r}", f"use one of {', '.join(_READERS)}", kind="type")
+        raise ManifestError(manifest, None, f"unknown type {manifest.suffix!r}", f"use one of {', '.join(readers)}", kind="type")
     try:
         yield from enumerate(reader(manifest, columns), start=1)
     except OSError as error:
@@ -78,7 +83,7 @@ def _need(manifest: Path, columns: Sequence[str], found: Sequence[str]) -> None:
                 manifest,
                 None,
                 f"column {column!r} occurs {list(found).count(column)} times; found: {', '.join(map(repr, found)) or 'none'}",
-                "name the columns in data.image_column, data.caption_column, data.id_column, data.split_column",
+                "name the columns in data.image_column, data.caption_column, data.id_column, data.split_column, data.clips",
                 kind="columns",
             )
 
@@ -131,12 +136,26 @@ def _json_fields(line: bytes, columns: Sequence[str]) -> Fields:
         return dict.fromkeys(columns, _Bad("the line is not UTF-8", "save the file as UTF-8", "encoding"))
     except (ValueError, RecursionError) as error:
         return dict.fromkeys(columns, _Bad(f"the line is not JSON ({error})", "write one object a line", "syntax"))
+    return _fields_of(record, columns, "write one object a line, with all fields")
+
+
+def _fields_of(record: object, columns: Sequence[str], remedy: str) -> Fields:
     missing = [column for column in columns if column not in record] if isinstance(record, dict) else columns
-    if missing:
-        return dict.fromkeys(
-            columns, _Bad(f"no field {', '.join(map(repr, missing))}", "write one object a line, with all fields", "columns")
-        )
+    if missing or not isinstance(record, dict):
+        return dict.fromkeys(columns, _Bad(f"no field {', '.join(map(repr, missing))}", remedy, "columns"))
     return {column: record[column] for column in columns}
+
+
+def read_json(manifest: Path, columns: Sequence[str]) -> Iterator[Fields]:
+    """A list of objects, read whole."""
+    try:
+        content = json.loads(manifest.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(manifest, None, f"not JSON ({error})", "write a list of objects, in UTF-8", kind="syntax") from error
+    if not isinstance(content, list):
+        raise ManifestError(manifest, None, f"a {type(content).__name__}", "write a list of objects", kind="syntax")
+    for record in content:
+        yield _fields_of(record, columns, "write objects with all fields")
 
 
 def _read_parquet(manifest: Path, columns: Sequence[str]) -> Iterator[Fields]:
@@ -161,7 +180,7 @@ def _as_bytes(column: pa.Array) -> pa.Array:
     return column.cast(pa.large_binary()) if is_text else column
 
 
-_READERS: dict[str, Callable[[Path, Sequence[str]], Iterator[Fields]]] = {
+_READERS: dict[str, Reader] = {
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,

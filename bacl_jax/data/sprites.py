@@ -12,7 +12,9 @@ from pathlib import Path
 
 from bacl_jax.config import DataConfig
 from bacl_jax.data import debian, media
-from bacl_jax.data.media import Row, normal
+from bacl_jax.data.captions import normal
+from bacl_jax.data.media import Row
+from bacl_jax.data.skips import Skips
 from bacl_jax.data.source import DataSet, OnSkip
 from bacl_jax.data.video import Sheet
 from bacl_jax.errors import DataError
@@ -89,4 +91,4 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
         raise DataError(f"{folder}: no clip in it; expected init.lua beside its sheets", kind="missing")
     split_of = media.held_out([row.caption for row in found], config)
     placed = [dataclasses.replace(row, split=split_of.get(row.caption, "train")) for row in found]
-    return media.data_set("sprites", placed, config, on_skip)
+    return media.data_set("sprites", placed, config, Skips(config.on_error, on_skip))

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import debian, media, order
-from bacl_jax.data.media import Row, normal
+from bacl_jax.data.captions import normal
+from bacl_jax.data.media import Row
+from bacl_jax.data.skips import Skips
 from bacl_jax.data.source import DataSet, OnSkip
 from bacl_jax.errors import DataError
 
@@ -53,7 +55,7 @@ def load(config: DataConfig, on_skip: OnSkip | None = None) -> DataSet:
     stamps = list(read_stamps(folder))
     if not stamps:
         raise DataError(f"{folder}: no stamp in it; expected X.txt beside X.png", kind="missing")
-    return media.data_set("stamps", list(lacking(list(rows(stamps, config)), config)), config, on_skip)
+    return media.data_set("stamps", list(lacking(list(rows(stamps, config)), config)), config, Skips(config.on_error, on_skip))
 
 
 def rows(stamps: Sequence[Stamp], config: DataConfig) -> Iterator[Row]:

@@ -17,9 +17,9 @@ from rich.progress import track
 
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import order, transforms
-from bacl_jax.data.captions import clean
+from bacl_jax.data.captions import normal
 from bacl_jax.data.halftrue import HalfTrueIndex
-from bacl_jax.data.source import DataSet, EvalSplit, Example, OnSkip, check_train_rows, normalise
+from bacl_jax.data.source import DataSet, EvalSplit, Example, OnSkip, check_train_rows
 from bacl_jax.errors import DataError
 
 T = TypeVar("T")
@@ -122,8 +122,7 @@ class RecordSource:
 
 def captions_of(record: Record, config: DataConfig) -> list[str]:
     """The record's captions, cleaned (data.clean_captions) and normalised. DataError where nothing that can be read is left of any."""
-    texts = map(clean, record.captions) if config.clean_captions else record.captions
-    found = [caption for caption in map(normalise, texts) if any(c.isprintable() and c != " " for c in caption)]
+    found = [caption for text in record.captions if (caption := normal(text, cleaned=config.clean_captions))]
     if not found:
         raise DataError(f"{record.key}: the caption is empty", kind="empty_caption", shard=record.shard)
     return found
