@@ -23,6 +23,16 @@ class AudioDataConfig:
     bin_masks: NonNegative = 2  # SpecAugment: bands of mel bins that are blanked while training
     bin_width: NonNegative = 8  # mel bins; the widest band
 
+    @property
+    def samples(self) -> int:
+        """Of what the model hears."""
+        return round(self.seconds * self.rate)
+
+    @property
+    def frames(self) -> int:
+        """Of its spectrogram: one at each hop, the first centred on the first sample."""
+        return self.samples // self.hop + 1
+
 
 @dataclasses.dataclass(frozen=True)
 class VideoDataConfig:

@@ -191,9 +191,8 @@ def _anchor_rules(config: Any) -> Iterator[Rule]:
         "must be 0 where there are several anchors: partners are of one bank, and each anchor has its own",
     )
     if "audio" in anchors:
-        frames = round(audio.seconds * audio.rate) // audio.hop + 1
         yield tower.width % tower.heads == 0, "model.audio.heads", f"must divide model.audio.width = {tower.width}"
-        yield tower.patch_frames <= frames, "model.audio.patch_frames", f"must be <= {frames}, the frames of data.audio.seconds"
+        yield tower.patch_frames <= audio.frames, "model.audio.patch_frames", f"must be <= {audio.frames}, the frames of data.audio.seconds"
         yield tower.patch_bins <= audio.mel_bins, "model.audio.patch_bins", f"must be <= data.audio.mel_bins = {audio.mel_bins}"
         yield audio.hop <= audio.window, "data.audio.hop", f"must be <= data.audio.window = {audio.window}, else samples are passed over"
     if "video" in anchors and config.model.video.depth:

@@ -13,9 +13,8 @@ from pathlib import Path
 from absl import app, flags
 
 from bacl_jax.config import from_config_dict
-from bacl_jax.train.hooks import Preemption
 from configs import stamps_trimodal_bacl
-from launch import example_table, session
+from launch import example_table
 
 PATH = flags.DEFINE_string("path", None, "The unpacked package tuxpaint-stamps-default; None: where launch.fetch put it.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/missing", "Folder of the runs.")
@@ -33,10 +32,7 @@ def main(argv: list[str]) -> None:
             stamps = dataclasses.replace(base.data.stamps, lacking=share, drop_lacking=drop)
             config = dataclasses.replace(base, seed=seed, data=dataclasses.replace(base.data, stamps=stamps))
             workdir = Path(WORKDIR.value) / f"{name.replace(' ', '_')}-{seed}"
-            if not (workdir / "done").exists():
-                with Preemption() as preemption:
-                    session.train(config, str(workdir), preemption)
-            results[name].append(example_table.read(workdir))
+            results[name].append(example_table.finished(config, workdir))
     example_table.show(results, "test")
 
 

@@ -17,9 +17,8 @@ from bacl_jax.config import from_config_dict
 from bacl_jax.eval.embeddings import Embeddings
 from bacl_jax.eval.restore import restore
 from bacl_jax.eval.retrieval import retrieval
-from bacl_jax.train.hooks import Preemption
 from configs import stamps_audio_bacl
-from launch import example_table, session
+from launch import example_table
 
 PATH = flags.DEFINE_string("path", None, "The unpacked package tuxpaint-stamps-default; None: where launch.fetch put it.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/spoken", "Folder of the runs.")
@@ -37,9 +36,7 @@ def main(argv: list[str]) -> None:
     results: dict[str, list[dict[str, float]]] = {name: [] for name in asked}
     for seed in range(SEEDS.value):
         workdir = Path(WORKDIR.value) / f"{seed}"
-        if not (workdir / "done").exists():
-            with Preemption() as preemption:
-                session.train(dataclasses.replace(base, seed=seed, data=settings), str(workdir), preemption)
+        example_table.finished(dataclasses.replace(base, seed=seed, data=settings), workdir)
         found = restore(workdir)
         for name, dataset in asked.items():
             results[name].append(retrieval(Embeddings(found.trainer, found.params, dataset, found.tokenizer, found.config, "test")))

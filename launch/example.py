@@ -11,7 +11,6 @@ Data are read once, and programs compiled once for all seeds. A field set by --c
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 from absl import flags
@@ -31,9 +30,7 @@ def main() -> None:
     config, root = from_config_dict(CONFIG.value), Path(WORKDIR.value)
     import jax
 
-    from bacl_jax.train.hooks import Preemption
-    from bacl_jax.train.workdir import lock_workdir
-    from launch import beginning, example_table, session
+    from launch import beginning, example_table
 
     if jax.device_count() == 1:  # of several see bacl_jax/mesh.py:compile_anew
         jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
@@ -41,13 +38,8 @@ def main() -> None:
     print(dataset.description)
     for seed in range(SEEDS.value):
         for name, one in example_table.methods(config).items():
-            workdir, one = root / f"{name}-{seed}", dataclasses.replace(one, seed=config.seed + seed)
-            if not (workdir / "done").exists():
-                print(f"{name}, seed {one.seed}")
-                with lock_workdir(str(workdir)), Preemption() as preemption:
-                    if not session.train(one, str(workdir), preemption, dataset=dataset):
-                        sys.exit("preempted, go on with the same command")
-            results.setdefault(name, []).append(example_table.read(workdir))
+            one = dataclasses.replace(one, seed=config.seed + seed)
+            results.setdefault(name, []).append(example_table.finished(one, root / f"{name}-{seed}", dataset))
     (root / "table.json").write_text(json.dumps(results, indent=1) + "\n")
     example_table.show(results, config.eval.report)
 

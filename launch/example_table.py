@@ -1,9 +1,10 @@
-"""What launch.example compares, and its table: a metric of each method as the mean over seeds, with its deviation, beside chance."""
+"""Runs that are compared with several seeds, as launch.example does, and their table: means and deviations beside chance."""
 
 import dataclasses
 import json
 import math
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bacl_jax.config import Config
+from bacl_jax.data import DataSet
+from bacl_jax.train.hooks import Preemption
+from bacl_jax.train.workdir import lock_workdir
+from launch import session
 
 Metrics = Mapping[str, float]
 SHOWN = ("R@1", "R@5", "R@10", "mAP", "MRR", "nDCG", "halftrue_pairwise", "halftrue_beat_all", "accuracy", "f1", "recall", "ael", "seconds")
@@ -21,6 +26,16 @@ def methods(config: Config) -> dict[str, Config]:
     o = config.objective
     plain = dataclasses.replace(o, bns=dataclasses.replace(o.bns, enabled=False), cla=dataclasses.replace(o.cla, enabled=False))
     return {"infonce": dataclasses.replace(config, objective=plain), "bacl": config}
+
+
+def finished(config: Config, workdir: Path, dataset: DataSet | None = None) -> dict[str, float]:
+    """`read` of a run, which is trained first unless it is done. SystemExit where a signal stops it."""
+    if not (workdir / "done").exists():
+        print(f"{workdir.name}:")
+        with lock_workdir(str(workdir)), Preemption() as preemption:
+            if not session.train(config, str(workdir), preemption, dataset=dataset):
+                sys.exit("preempted, go on with the same command")
+    return read(workdir)
 
 
 def read(workdir: Path) -> dict[str, float]:

@@ -3,8 +3,8 @@
 Dimension legend: B rows, S pixels a side, N samples, L log-mel frames, F frames of a clip.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,13 +19,16 @@ from bacl_jax.types import Tokens
 class Input(NamedTuple):
     """What a tower takes of one row; mask: as in Tokens, of sound alone."""
 
-    values: np.ndarray
-    mask: np.ndarray | None = None
+    values: Any
+    mask: Any = None
+
+
+Make = Callable[[tuple[int, ...], Any], Any]  # of a shape and a type an array, or what stands for one
 
 
 def draws(config: DataConfig) -> int:
-    """Numbers in [0, 1) that `of` needs of a row: one for its sound, and one for each frame."""
-    return 1 + config.video.frames
+    """Numbers in [0, 1) that `of` needs of a row: one for its sound, and one for each frame; of pictures alone none."""
+    return 0 if config.anchors == ("image",) else 1 + config.video.frames
 
 
 def of(example: Example, config: DataConfig, where: transforms.Place, drawn: Sequence[float]) -> dict[str, Input]:
@@ -57,16 +60,12 @@ def of(example: Example, config: DataConfig, where: transforms.Place, drawn: Seq
 
 def heard(sound: Sound, config: AudioDataConfig, where: float) -> Input:
     """int16 [N], zeros after its end, and bool [L]: the frames that begin within it."""
-    values, mask = _silence(config)
+    values, mask = silence(config)
+    assert mask is not None
     samples = sound.samples(config.rate, config.seconds, where)[: len(values)]
     values[: len(samples)] = samples
     mask[: len(samples) // config.hop + 1] = True
     return Input(values, mask)
-
-
-def _silence(config: AudioDataConfig) -> tuple[np.ndarray, np.ndarray]:
-    length = round(config.seconds * config.rate)
-    return np.zeros(length, np.int16), np.zeros(length // config.hop + 1, bool)
 
 
 def seen(clip: Clip, config: DataConfig, where: transforms.Place, drawn: Sequence[float]) -> Input:
@@ -89,16 +88,22 @@ def stacked(
         present[anchor] = np.ones(len(rows), bool) if len(config.anchors) == 1 else there
         if len(config.anchors) == 1 and not there.any() and not whole:
             continue
-        nothing = _nothing(anchor, config)
-        parts = [row.get(anchor, nothing) for row in rows]
-        mask = None if nothing.mask is None else np.stack([part.mask for part in parts if part.mask is not None])
+        lacking = nothing(anchor, config)
+        parts = [row.get(anchor, lacking) for row in rows]
+        mask = None if lacking.mask is None else np.stack([part.mask for part in parts if part.mask is not None])
         found[anchor] = Tokens(values=np.stack([part.values for part in parts]), mask=mask)
     return found, present
 
 
-def _nothing(anchor: str, config: DataConfig) -> Input:
+def nothing(anchor: str, config: DataConfig, make: Make = np.zeros) -> Input:
+    """What stands for an anchor that a row lacks; make(shape, type) makes each array."""
     side = config.image_size
     if anchor == "audio":
-        return Input(*_silence(config.audio))
+        return silence(config.audio, make)
     shape = (side, side, 3) if anchor == "image" else (config.video.frames, side, side, 3)
-    return Input(np.zeros(shape, np.uint8))
+    return Input(make(shape, np.uint8))
+
+
+def silence(config: AudioDataConfig, make: Make = np.zeros) -> Input:
+    """`nothing` of a sound."""
+    return Input(make((config.samples,), np.int16), make((config.frames,), np.bool_))

@@ -7,16 +7,15 @@ from jaxtyping import Array, Bool, Float
 
 from bacl_jax.config import Config
 from bacl_jax.models.layers import Block, Tower, pool, run_blocks
-from bacl_jax.models.mel import frames_of, normalised
+from bacl_jax.models.mel import normalised
 from bacl_jax.types import Features, Trunk
 
 
 def audio_grid(config: Config) -> tuple[int, int]:
     """(times, bands) of the patches over data.audio.seconds; the last frames that fill no patch are left out."""
     data, tower = config.data.audio, config.model.audio
-    frames = frames_of(round(data.seconds * data.rate), data)
     return (
-        max(0, frames - tower.patch_frames) // tower.stride_frames + 1,
+        max(0, data.frames - tower.patch_frames) // tower.stride_frames + 1,
         max(0, data.mel_bins - tower.patch_bins) // tower.stride_bins + 1,
     )
 

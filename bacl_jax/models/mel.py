@@ -39,11 +39,6 @@ def mel_filters(rate: int, window: int, bins: int) -> Float[np.ndarray, "K M"]:
     return np.maximum(0, np.minimum(rising, falling)) * 2 / (edges[2:] - edges[:-2])
 
 
-def frames_of(samples: int, config: AudioDataConfig) -> int:
-    """Frames of so many samples: one at each hop, the first centred on the first sample."""
-    return samples // config.hop + 1
-
-
 def log_mel(samples: Int[Array, "B N"] | Float[Array, "B N"], config: AudioDataConfig) -> Float[Array, "B F M"]:
     """Natural logarithm of the power in each mel bin: Hann windows centred on every hop, zeros beyond the ends.
 
@@ -52,7 +47,7 @@ def log_mel(samples: Int[Array, "B N"] | Float[Array, "B N"], config: AudioDataC
     scale = 1 / 32768 if jnp.issubdtype(samples.dtype, jnp.integer) else 1.0
     x, half = samples.astype(jnp.float32) * scale, config.window // 2
     x = jnp.pad(x, ((0, 0), (half, half)))
-    start = np.arange(frames_of(samples.shape[1], config)) * config.hop
+    start = np.arange(samples.shape[1] // config.hop + 1) * config.hop
     window = np.hanning(config.window + 1)[:-1].astype(np.float32)
     spectrum = jnp.fft.rfft(x[:, start[:, None] + np.arange(config.window)[None]] * window[None, None])
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)

@@ -8,7 +8,7 @@ import importlib.util
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from bacl_jax import paths
 from bacl_jax.config import Config, ConfigError
+from bacl_jax.data.inputs import nothing
 from bacl_jax.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated, spread
 from bacl_jax.objective.contrast import contrast
 from bacl_jax.objective.pairs import Groups
@@ -63,30 +64,20 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
     """Shapes, types and shardings of a global batch."""
     where = batch_sharding(mesh)
 
-    def rows(*shape: int, dtype: Any) -> jax.ShapeDtypeStruct:
+    def rows(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.train.batch_size, *shape), dtype, sharding=where)
 
     length = config.data.context_length
-    text = Tokens(values=rows(length, dtype=jnp.int32), mask=rows(length, dtype=jnp.bool_))
+    text = Tokens(values=rows((length,), jnp.int32), mask=rows((length,), jnp.bool_))
     return Batch(
-        inputs={name: raw_input(config, name, rows) for name in config.data.anchors} | {"text": text},
-        present={name: rows(dtype=jnp.bool_) for name in (*config.data.anchors, "text")},
-        caption_id=rows(2, dtype=jnp.uint32),
-        anchor_id=rows(2, dtype=jnp.uint32),
-        index=rows(dtype=jnp.int32),
-        paired=rows(dtype=jnp.bool_) if config.data.unpaired_share else None,
-        truth=rows(2, dtype=jnp.uint32) if config.data.unpaired_share and config.data.truth_column else None,
+        inputs={name: Tokens(**nothing(name, config.data, rows)._asdict()) for name in config.data.anchors} | {"text": text},
+        present={name: rows((), jnp.bool_) for name in (*config.data.anchors, "text")},
+        caption_id=rows((2,), jnp.uint32),
+        anchor_id=rows((2,), jnp.uint32),
+        index=rows((), jnp.int32),
+        paired=rows((), jnp.bool_) if config.data.unpaired_share else None,
+        truth=rows((2,), jnp.uint32) if config.data.unpaired_share and config.data.truth_column else None,
     )
-
-
-def raw_input(config: Config, anchor: str, rows: Callable[..., Any]) -> Tokens:
-    """The input of an anchor; rows(*shape, dtype=...) makes what stands for an array of rows of that shape."""
-    side, audio = config.data.image_size, config.data.audio
-    if anchor == "audio":
-        samples = round(audio.seconds * audio.rate)
-        return Tokens(values=rows(samples, dtype=jnp.int16), mask=rows(samples // audio.hop + 1, dtype=jnp.bool_))
-    shape = (side, side, 3) if anchor == "image" else (config.data.video.frames, side, side, 3)
-    return Tokens(values=rows(*shape, dtype=jnp.uint8))
 
 
 def compile_ahead(config: Config, topology: str) -> tuple[Report, float]:
@@ -164,7 +155,7 @@ def activation_bytes(trainer: Trainer) -> int:
     rows = config.train.batch_size // math.prod(mesh.shape[axis] for axis in BATCH_AXES) // config.train.micro_batches
 
     def kept(rows: int) -> int:
-        def shape(*dims: int, dtype: Any) -> jax.ShapeDtypeStruct:
+        def shape(dims: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((rows, *dims), dtype)
 
         length, anchors = config.data.context_length, config.data.anchors
@@ -177,10 +168,9 @@ def activation_bytes(trainer: Trainer) -> int:
 
             return jax.vjp(towers, paths.trained(params, trainer.frozen))[1]
 
-        text = shape(length, dtype=jnp.int32), shape(length, dtype=jnp.bool_)
-        found = jax.eval_shape(
-            residuals, trainer.abstract_state().params, {name: raw_input(config, name, shape) for name in anchors}, *text
-        )
+        text = shape((length,), jnp.int32), shape((length,), jnp.bool_)
+        given = {name: Tokens(**nothing(name, config.data, shape)._asdict()) for name in anchors}
+        found = jax.eval_shape(residuals, trainer.abstract_state().params, given, *text)
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(found))
 
     return kept(2 * rows) - kept(rows)
