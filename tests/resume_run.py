@@ -15,6 +15,7 @@ from bacl_jax.data import synthetic
 from bacl_jax.data.order import PartnerLists
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.mesh import make_mesh
+from bacl_jax.train import goodput
 from bacl_jax.train.checkpoint import Checkpoints
 from bacl_jax.train.hooks import Preemption
 from bacl_jax.train.step import build
@@ -22,6 +23,7 @@ from bacl_jax.train.workdir import claim_workdir
 from launch.session import Run
 
 NEXT_STEPS = 100
+goodput.BEAT = 0.005  # a kill is to find a sign of life between the last save and itself
 
 
 def config_of(steps):
