@@ -101,7 +101,8 @@ def assert_same(found, expected):
         if not np.issubdtype(value.dtype, np.floating):
             np.testing.assert_array_equal(found[leaf], value, err_msg=leaf)
         elif not KEY_BIAS.search(leaf):
-            assert np.linalg.norm(found[leaf] - value) <= 1e-5 * np.linalg.norm(value) + 1e-7, leaf
+            rounding = 1e-6 if "bs_" in leaf else 1e-7  # a boundary score is a difference of cosines, and rounds as they do
+            assert np.linalg.norm(found[leaf] - value) <= 1e-5 * np.linalg.norm(value) + rounding, leaf
 
 
 @pytest.mark.parametrize("kind", ["bacl", "sigmoid"])
@@ -299,7 +300,7 @@ def test_processes_that_disagree_say_so_and_end_with_code_2(manifest, tmp_path):
     running = [launched(manifest, tmp_path / "run", 1, *joining, f"--process={n}", f"--config.seed={n}") for n in range(2)]
     for code, out in map(finish, running):
         assert (code, out) == (2, "error: the processes do not agree: config.seed is 0 in process 0 and 1 in process 1\n")
-    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]  # the folder is still free for any config
 
 
 def test_a_missing_process_is_named(manifest, tmp_path):
