@@ -25,7 +25,7 @@ example-trimodal: $(VENV)/installed-media  ## the same on the stamps' pictures, 
 	$(BIN)/python -m launch.fetch --package=tuxpaint-stamps-default
 	$(BIN)/python -m launch.example --config=configs/stamps_trimodal_bacl.py --workdir=runs/example-trimodal
 
-test: $(VENV)/installed-dev  ## the test-suite: 8 fake CPU devices, under 10 minutes on 2 cores
+test: $(VENV)/installed-dev  ## the test-suite: 8 fake CPU devices, half an hour on 2 cores
 	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist=loadfile --ignore=tests/long --ignore=tests/system --ignore=tests/peers
 
 test-all: test lint test-long test-system test-peers  ## everything

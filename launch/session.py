@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,7 @@ def open_run(config: Config, dataset: DataSet, checkpoints: Checkpoints) -> Run:
 
 def train(config: Config, workdir: str, preemption: Preemption, asked: Asked | None = None, dataset: DataSet | None = None) -> bool:
     """Trains and reports; False if a signal came before the end. asked: whether a trace is asked for. dataset: the data, if read before."""
+    began = process_began() if dataset is None else time.monotonic()  # of several runs in a process, each has its own time
     check_workdir(workdir, config)
     check_divides(make_mesh(config.mesh).size, config)  # before the data are read, which may take long
     trackers.check(config)
@@ -277,7 +279,7 @@ def train(config: Config, workdir: str, preemption: Preemption, asked: Asked | N
         claim_workdir(workdir, config)
         keep_rows(workdir, dataset)
         (Path(workdir) / "done").unlink(missing_ok=True)  # a finished run may go on with more steps
-        outcome = run.loop(checkpoints, asked, process_began()).run(preemption)
+        outcome = run.loop(checkpoints, asked, began).run(preemption)
         params = run.eval_params(outcome.state)
     if not distributed.leave() or outcome.status == "preempted":
         return outcome.status == "done"
