@@ -64,7 +64,8 @@ def test_what_a_row_lacks_changes_nothing(trainer):
         return dataclasses.replace(tokens, values=values)
 
     other = dataclasses.replace(batch, inputs=batch.inputs | {name: junk(name) for name in ALL})
-    states = [trainer.step(trainer.init(0), one)[0] for one in (batch, other)]
+    states = [trainer.step(trainer.step(trainer.init(0), one)[0], one)[0] for one in (batch, other)]  # the warm-up's first changes nothing
+    assert not np.allclose(states[0].params["log_scale"], trainer.init(0).params["log_scale"], atol=1e-6)
     chex.assert_trees_all_close(states[0].params, states[1].params, atol=1e-6)
     for name in ALL:
         filled = np.asarray(states[0].bank[name].index) >= 0
