@@ -151,6 +151,11 @@ def test_vast_as_it_is_published_and_a_clip_without_a_sound_track_lacks_one(tmp_
     assert batch.present["video"].all()
     assert batch.present["audio"].sum() == 8
     assert {row.label for row in data.load(config).train.rows} == {"0", "1"}
+    alone = dataclasses.replace(config, anchors=("audio",), validation_rows=0, test_rows=0)  # then such a clip is a bad row
+    with pytest.raises(DataError) as error:
+        batch_of(alone, size=12)
+    assert error.value.kind == "empty"
+    assert batch_of(dataclasses.replace(alone, on_error="skip"), size=12).inputs["audio"].values.any(1).all()
 
 
 def test_paths_that_lead_out_of_the_folder_and_captions_that_are_lists(tmp_path):
