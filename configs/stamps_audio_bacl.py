@@ -16,12 +16,13 @@ def get_config() -> ConfigDict:
     config.data.vocab_size = 800  # tokens
     config.data.context_length = 28  # tokens a caption, BOS and EOS included
     config.data.audio.rate = 8000  # samples a second
-    config.data.audio.seconds = 4.0  # of a longer file a part
+    config.data.audio.seconds = 2.5  # of a longer file a part: nine in ten are shorter
     config.data.audio.mel_bins = 40  # bands of the spectrogram
     config.data.audio.window = 256  # samples of a frame
     config.data.audio.hop = 128  # samples between two frames
     config.data.audio.time_width = 20  # frames; the widest span that SpecAugment blanks
     config.data.audio.bin_width = 5  # mel bins; the widest band that SpecAugment blanks
+    config.model.audio.width = 96  # channels of the token features
     config.model.audio.depth = 2  # transformer blocks
     config.model.audio.patch_frames = 10  # frames of a patch
     config.model.audio.stride_frames = 8  # frames between two patches
@@ -35,7 +36,7 @@ def get_config() -> ConfigDict:
     config.objective.cla.into_towers = True  # its losses reach the towers
     config.objective.cla.row_share = 0.25  # share of the rows that it sees each step
     config.optim.lr = 2e-3  # peak learning rate of AdamW
-    config.train.steps = 350  # updates in all
+    config.train.steps = 500  # updates in all
     config.train.batch_size = 64  # pairs a step
     config.train.eval_every = 0  # steps between two evaluations; 0: at the end alone, for ten minutes are short
     config.train.keep_best = "a2t_R@1"  # the checkpoint kept beside the newest
