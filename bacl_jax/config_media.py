@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from bacl_jax.settings import NonNegative, Positive, PositiveFloat, Range, changeable
 
+RATES = (1_000, 768_000)  # samples a second; a file that tells another one is damaged
 Anchor = Literal["image", "audio", "video"]  # what is paired with a text
 
 
@@ -12,7 +13,7 @@ Anchor = Literal["image", "audio", "video"]  # what is paired with a text
 class AudioDataConfig:
     """Sound as the model hears it: mono at one rate, cut or padded to one length, as log-mel frames."""
 
-    rate: Positive = 16_000  # samples a second, to which every file is resampled
+    rate: Annotated[int, Range(1, RATES[1])] = 16_000  # samples a second, to which every file is resampled
     seconds: PositiveFloat = 5.0  # of a longer file a part: drawn while training, the middle in evaluations
     max_seconds: PositiveFloat = 600.0  # a longer file is refused from its header, before a sample is decoded
     mel_bins: Positive = 64

@@ -1,7 +1,7 @@
 """BACL on video, sound and text: VAST-27M (arXiv 2305.18500), its JSON annotations (clip_id, vast_cap, ...) and <clip_id>.mp4 in a folder.
 
-Set data.path to the JSON file and data.clips.folder to the folder of the clips. The sound is the clips' own; a clip without a sound
-track is a bad row, unless its sounds lie apart and data.clips.audio names them ("{clip_id}.wav"): then one that is not there is lacking.
+Set data.path to the JSON file and data.clips.folder to the folder of the clips. The sound is the clips' own, and a clip without a sound
+track lacks it; where sounds lie apart, data.clips.audio names them ("{clip_id}.wav").
 """
 
 from ml_collections import ConfigDict

@@ -1,5 +1,6 @@
 """Sound files: formats, rates and channels become mono samples at one rate; what cannot be is an error with a kind."""
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -41,13 +42,44 @@ def test_the_sound_of_a_film(tmp_path):
     assert np.abs(found).max() > 8000
     with pytest.raises(DataError, match="no sound track") as error:
         audio.decode(film(tmp_path / "b.mp4"), 8000, **WHOLE)
-    assert error.value.kind == "empty"
+    assert error.value.kind == "no_track"
+    rise = soundfile_of_film(tmp_path)
+    for where, first in ((0.0, 0), (0.5, 1.5), (1.0, 3.0)):
+        found = audio.decode(rise, 8000, seconds=1.0, where=where, max_seconds=10) / 32768
+        assert len(found) == 8000
+        np.testing.assert_allclose(np.abs(found[500:7500]).reshape(7, 1000).max(1), (first + np.arange(0.125, 1, 0.125)) / 5, atol=0.05)
+
+
+def soundfile_of_film(folder):
+    """Four seconds in a Matroska file, uncompressed, that grow louder: a fifth a second."""
+    path, rate = folder / "rise.mkv", 16_000
+    wave = tone(rate, 4.0)[:, 0] * 2 * np.arange(4 * rate) / (5 * rate)
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for start in range(0, len(wave), 16_000):
+            part = np.round(wave[None, start : start + 16_000] * 32767).astype(np.int16)
+            heard = av.AudioFrame.from_ndarray(part, format="s16", layout="mono")
+            heard.sample_rate, heard.pts = rate, start
+            container.mux(track.encode(heard))
+        container.mux(track.encode())
+    return path
+
+
+def test_a_name_says_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    film(tmp_path / "12:30.mp4", voice=True)
+    assert len(audio.SoundFile("12:30.mp4", 600).samples(8000, 1.0, 0.5)) == 8000
+    (tmp_path / "a.raw").write_bytes(b"no sound")
+    assert kind_of(lambda: audio.SoundFile("a.raw", 600).samples(8000, 1.0, 0.5)) == "unreadable"
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile 12:30.mp4\n")
+    assert kind_of(lambda: audio.SoundFile("list.mp4", 600).samples(8000, 1.0, 0.5)) == "unreadable"
 
 
 def bad(folder):
     """name -> (content, the kind of its error)."""
     good = sound(folder / "good.ogg", seconds=2).read_bytes()
     none = sound(folder / "none.wav", seconds=0).read_bytes()
+    one = sound(folder / "one.wav", 96_000, seconds=1 / 96_000).read_bytes()
     numbers = folder / "nan.wav"
     soundfile.write(numbers, np.full(100, np.nan, np.float32), 16_000, subtype="FLOAT")
     wav = bytearray(sound(folder / "good.wav").read_bytes())
@@ -57,6 +89,7 @@ def bad(folder):
         "text": (b"no sound at all" * 99, "unreadable"),
         "ogg cut in its header": (good[:60], "unreadable"),
         "no sample": (none, "empty"),
+        "one sample of 96 kHz": (one, "empty"),
         "no numbers": (numbers.read_bytes(), "unreadable"),
         "absurd rate": (bytes(wav), "unreadable"),
     }

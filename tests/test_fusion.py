@@ -7,7 +7,7 @@ import tiny
 
 from bacl_jax.data.source import EvalSplit, Example
 from bacl_jax.eval.embeddings import Embeddings
-from bacl_jax.eval.fusion import classified, fusion
+from bacl_jax.eval.fusion import _labels, classified, fusion
 
 
 def test_measures_against_counts():
@@ -41,3 +41,10 @@ def test_two_anchors_tell_what_neither_tells_alone(monkeypatch):
     assert metrics["image/accuracy"] < 70
     assert metrics["audio/accuracy"] < 70
     assert metrics["n"] == 40
+
+
+def test_rows_without_a_label_are_of_no_class():
+    rows = lambda *labels: [Example(None, "x", "", label=label) for label in labels]  # noqa: E731
+    names, (train, asked) = _labels(rows("dog", "", "cat"), rows("", "dog", "zebra"))
+    assert names == ["cat", "dog", "zebra"]
+    assert (train.tolist(), asked.tolist()) == ([1, -1, 0], [-1, 1, 2])

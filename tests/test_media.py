@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import os
 from collections import Counter
 
 import numpy as np
 import pytest
 from media_files import sound, sprites, stamps, vast, wavtext, webvid
+from PIL import Image
 
 from bacl_jax import data
 from bacl_jax.config import Config, ConfigError, DataConfig
@@ -151,11 +153,35 @@ def test_vast_as_it_is_published_and_a_clip_without_a_sound_track_lacks_one(tmp_
     assert batch.present["video"].all()
     assert batch.present["audio"].sum() == 8
     assert {row.label for row in data.load(config).train.rows} == {"0", "1"}
+    there = np.concatenate([one[1] for one in anchor_batches(data.load(config).train, config, "audio", 5)])
+    assert there.sum() == 8 - sum(row.sound is not None for part in data.load(config).splits.values() for row in part.source.rows)
     alone = dataclasses.replace(config, anchors=("audio",), validation_rows=0, test_rows=0)  # then such a clip is a bad row
     with pytest.raises(DataError) as error:
         batch_of(alone, size=12)
-    assert error.value.kind == "empty"
+    assert error.value.kind == "no_track"
     assert batch_of(dataclasses.replace(alone, on_error="skip"), size=12).inputs["audio"].values.any(1).all()
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_an_empty_field_and_a_pipe_are_no_files(tmp_path, ending):
+    """Else the data's folder would be the file of every row without one."""
+    for number in range(3):
+        sound(tmp_path / f"{number}.wav")
+        Image.new("RGB", (9, 9)).save(tmp_path / f"{number}.png")
+    os.mkfifo(tmp_path / "pipe.wav")
+    rows = [{"text": f"Row {n}.", "picture": f"{n}.png", "sound": ("0.wav", "", "pipe.wav")[n]} for n in range(3)]
+    rows.append({"text": "Nothing.", "picture": " ", "sound": None})
+    path = tmp_path / f"rows.{ending}"
+    if ending == "csv":
+        path.write_text("\n".join(["text,picture,sound", *(",".join(str(value or "") for value in row.values()) for row in rows)]))
+    else:
+        path.write_text("\n".join(map(json.dumps, rows)))
+    clips = ClipsConfig(image="{picture}", audio="{sound}", video="{sound}")
+    sizes = {"validation_rows": 0, "test_rows": 0, "on_error": "skip", "caption_column": "text"}
+    for anchors, expected in ((("image", "audio"), [True, False, False]), (("image", "video"), [True, False, False])):
+        dataset = data.load(dataclasses.replace(of_clips(path, *anchors, **sizes), clips=clips))
+        assert [row.has(anchors[1]) for row in dataset.train.rows] == expected
+        assert dataset.skipped == {"missing": 1}
 
 
 def test_paths_that_lead_out_of_the_folder_and_captions_that_are_lists(tmp_path):
@@ -194,6 +220,18 @@ def test_evaluation_batches_are_whole_and_the_same_each_time(tmp_path):
     assert all(len(rows[0]) == 10 for rows, _ in first)
     for (a, _), (b, _) in zip(first, second, strict=True):
         np.testing.assert_array_equal(a[0], b[0])
+
+
+def test_a_row_of_training_that_cannot_be_read_is_left_out_of_evaluations(tmp_path):
+    sound(tmp_path / "a.wav")
+    (tmp_path / "b.wav").write_bytes(b"no sound")
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"file": f"{name}.wav", "told": f"The {name}."}) for name in "aba"))
+    config = of_clips(tmp_path / "rows.jsonl", "audio", audio="{file}", caption_column="told", validation_rows=0, test_rows=0)
+    source, bad = data.load(config).train, set()
+    ((_, there),) = anchor_batches(source, config, "audio", 4, bad)
+    assert (there.tolist(), bad) == ([True, False, True], {1})
+    with pytest.raises(DataError, match="not a readable sound"):
+        list(anchor_batches(source, config, "audio", 4))
 
 
 def test_a_package_that_is_nowhere_is_told_with_the_ways_to_get_it(tmp_path, monkeypatch):

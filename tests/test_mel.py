@@ -53,5 +53,8 @@ def test_spec_augment_blanks_spans_within_their_bounds():
     assert bands.max() <= 4
     assert 3 < spans.mean() < 7
     assert not blank.all(2)[:, 40:].any()
+    short = jnp.arange(50)[None] < jnp.full((64, 1), 10)
+    left = np.asarray(mel.spec_augment(frames, short, keys, config) == frames).any(2)[:, :10]
+    assert left.sum(1).min() >= 8  # two tenths of its frames at most
     alone = mel.spec_augment(frames[5:6], mask[5:6], keys[5:6], config)
     np.testing.assert_allclose(found[5], alone[0], atol=1e-6)

@@ -1,6 +1,7 @@
 """Sound, clips and several anchors in one step: each learns, and what a row lacks changes nothing."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from bacl_jax.config import ConfigError, contradictions
+from bacl_jax.config import ConfigError, contradictions, from_config_dict
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.interop import export
@@ -127,6 +128,60 @@ def test_anchors_that_cannot_be_are_refused(changes, field):
     found = contradictions(dataclasses.replace(config, data=dataclasses.replace(config.data, kind="stamps", **changes)))
     assert any(str(error).startswith(f"config.{field} = ") for error in found), found
     assert all(isinstance(error, ConfigError) for error in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"data.clips.audio": "a.wav"}, "data.clips.audio"),
+        ({"data.clips.audio": "{"}, "data.clips.audio"),
+        ({"data.clips.audio": "{}"}, "data.clips.audio"),
+        ({"data.clips.audio": "{a:d}"}, "data.clips.audio"),
+        ({"data.clips.audio": "{a!r}"}, "data.clips.audio"),
+        ({"data.audio.rate": 10**9}, "data.audio.rate"),
+        ({"data.audio.seconds": 1e-6}, "data.audio.seconds"),
+        ({"data.audio.seconds": 20.0, "data.audio.max_seconds": 5.0}, "data.audio.seconds"),
+        ({"data.audio.mel_bins": 400}, "data.audio.mel_bins"),
+        ({"data.audio.bin_width": 65}, "data.audio.bin_width"),
+        ({"model.audio.stride_frames": 17}, "model.audio.stride_frames"),
+        ({"data.video.frames": 100, "data.video.max_frames": 10}, "data.video.frames"),
+    ],
+)
+def test_settings_of_media_that_cannot_be_are_refused(changes, field):
+    start = {"data.kind": "clips", "data.path": "a.csv", "data.anchors": ("audio", "video"), "objective.weights": (1.0, 1.0)}
+    start |= {"data.clips.audio": "{a}", "data.clips.video": "{v}", "train.keep_best": None}
+    from_config_dict(unflat(start))
+    with pytest.raises(ConfigError, match=rf"config\.{field} = .* must "):
+        from_config_dict(unflat(start | changes))
+
+
+def unflat(settings):
+    made = {}
+    for name, value in settings.items():
+        *groups, leaf = name.split(".")
+        functools.reduce(lambda at, group: at.setdefault(group, {}), groups, made)[leaf] = value
+    return made
+
+
+def test_a_term_is_infonce_over_the_rows_that_have_the_anchor():
+    """Beside numpy, with rows of distinct captions: an anchor against all texts, a text against the anchors that are there."""
+    trainer = build(tiny.media("image", "video", **PLAIN), tiny.VOCABULARY, tiny.one_device())
+    batch, state = tiny.media_batch("image", "video"), trainer.init(0)
+    size = len(batch.index)
+    ids = np.stack([np.arange(size), np.arange(size)], 1).astype(np.uint32)
+    batch = dataclasses.replace(batch, caption_id=ids, anchor_id=ids)
+    text = np.asarray(trainer.encode_text(state.params, batch.inputs["text"].values, batch.inputs["text"].mask).pooled, np.float64)
+    scale, expected = np.exp(float(state.params["log_scale"])), {}
+    for name in ("image", "video"):
+        there = batch.present[name]
+        anchor = np.asarray(trainer.encode_anchor[name](state.params, batch.inputs[name].values).pooled, np.float64)
+        logits = scale * anchor[there] @ text.T
+        own = logits[:, there]
+        pairs = np.diag(own)
+        expected[name] = ((np.log(np.exp(logits).sum(1)) - pairs).mean() + (np.log(np.exp(own).sum(0)) - pairs).mean()) / 2
+    metrics = trainer.step(state, batch)[1]
+    for name, value in expected.items():
+        np.testing.assert_allclose(float(metrics[f"{name}/loss_contrast"]), value, rtol=1e-5)
 
 
 def test_what_needs_pictures_is_refused_without_them():

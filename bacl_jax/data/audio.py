@@ -5,16 +5,18 @@ Dimension legend: n samples, at most rate * seconds.
 
 import dataclasses
 import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int16
 
+from bacl_jax.config_media import RATES
+from bacl_jax.data import ffmpeg
 from bacl_jax.data.optional import library
 from bacl_jax.data.source import Sound
 from bacl_jax.errors import DataError
-
-RATES = (1_000, 768_000)  # samples a second; a file that tells another one is damaged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,7 @@ class SoundFile(Sound):
             raise DataError(f"{self.path}: {error}", kind=error.kind, shard=self.path) from error
 
 
+MICROSECONDS = 1_000_000  # units a second of the length that a container tells
 FILMS = (".mp4", ".m4a", ".webm", ".mkv", ".mov", ".avi")  # whose sound FFmpeg decodes (PyAV), not libsndfile
 
 
@@ -70,13 +73,13 @@ def decode(source: bytes | Path, rate: int, *, seconds: float, where: float = 0.
             values = file.read(wanted, dtype="float32", always_2d=True).mean(1)
     except DataError:  # which is a ValueError
         raise
-    except (soundfile.SoundFileError, OSError, ValueError) as error:
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:  # TypeError: of a name that ends in .raw
         raise DataError(f"not a readable sound ({str(error).splitlines()[0]})", kind="unreadable") from error
-    if not len(values):
-        raise DataError("no sample in it", kind="empty")
     if not np.isfinite(values).all():
         raise DataError("not a readable sound (samples that are no numbers)", kind="unreadable")
-    values = soxr.resample(values, own, rate) if own != rate else values
+    values = soxr.resample(values, own, rate) if own != rate and len(values) else values
+    if not len(values):
+        raise DataError("no sample in it", kind="empty")
     return np.clip(np.round(values[: round(seconds * rate)] * 32768), -32768, 32767).astype(np.int16)
 
 
@@ -85,29 +88,35 @@ def _too_long(found: float, most: float) -> DataError:
 
 
 def of_film(path: Path, rate: int, *, seconds: float, where: float, max_seconds: float) -> Int16[np.ndarray, " n"]:
-    """`decode` of the first sound track of a video file."""
-    av = library("av", "the sound of video files")
+    """`decode` of the first sound track of a video file; without one DataError of kind "no_track"."""
     wanted = round(seconds * rate)
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.audio:
-                raise DataError("no sound track in it", kind="empty")
-            stream = container.streams.audio[0]
-            there = float(stream.duration * stream.time_base) if stream.duration else float(container.duration or 0) / av.time_base
-            if there > max_seconds:
-                raise _too_long(there, max_seconds)
-            if start := where * max(there - seconds, 0):
-                container.seek(int(start / stream.time_base), stream=stream)
-            resampler, parts, count = av.AudioResampler(format="s16", layout="mono", rate=rate), [], 0
-            for frame in container.decode(stream):
-                parts += [one.to_ndarray()[0] for one in resampler.resample(frame)]
-                count = sum(map(len, parts))
-                if count >= wanted:
-                    break
-    except DataError:
-        raise
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise DataError(f"not a readable sound track ({str(error).splitlines()[0]})", kind="unreadable") from error
-    if not count:
+    with ffmpeg.opened(path, "sound track") as container:
+        if not container.streams.audio:
+            raise DataError("no sound track in it", kind="no_track")
+        stream = container.streams.audio[0]
+        there = float(stream.duration * stream.time_base) if stream.duration else float(container.duration or 0) / MICROSECONDS
+        if there > max_seconds:
+            raise _too_long(there, max_seconds)
+        if start := where * max(there - seconds, 0):
+            container.seek(int(start / stream.time_base), stream=stream)
+        values = _resampled(container.decode(stream), rate, start, wanted)
+    if not len(values):
         raise DataError("no sample in it", kind="empty")
-    return np.concatenate(parts)[:wanted].astype(np.int16)
+    return values
+
+
+def _resampled(frames: Iterator[Any], rate: int, start: float, wanted: int) -> Int16[np.ndarray, " n"]:
+    """The first `wanted` samples from `start` on, in seconds; the frames begin there or, after a seek, before it."""
+    resampler = library("av", "sound track").AudioResampler(format="s16", layout="mono", rate=rate)
+    parts: list[np.ndarray] = [np.zeros(0, np.int16)]
+    before, count = None, 0  # samples before `start`, and of all parts
+    for frame in frames:
+        if before is None:
+            before = 0 if not start or frame.time is None else max(0, round((start - frame.time) * rate))
+        parts += [one.to_ndarray()[0] for one in resampler.resample(frame)]
+        count = sum(map(len, parts))
+        if count >= before + wanted:
+            break
+    else:
+        parts += [one.to_ndarray()[0] for one in resampler.resample(None)]
+    return np.concatenate(parts)[before or 0 :][:wanted].astype(np.int16)

@@ -9,6 +9,7 @@ Files are read as rows are needed; those of validation and test once beforehand,
 import dataclasses
 import functools
 import os
+import stat
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -74,16 +75,24 @@ def row(path: Path, number: int, fields: Fields, config: DataConfig) -> Row:
 
 @functools.cache
 def _columns_of(pattern: str) -> tuple[str, ...]:
+    """Those in braces."""
     return tuple(name for _, name, _, _ in string.Formatter().parse(pattern) if name)
 
 
 def located(path: Path, number: int, pattern: str, folder: str, told: Callable[[str], str]) -> str | None:
-    """The file that a pattern names, None where it is not there. ManifestError where it leads out of the folder."""
-    name = pattern.format(**{column: told(column) for column in _columns_of(pattern)})
+    """The file that a pattern names, or the folder with a clip's frames; None where it is not there, or the row leaves one of the columns
+    empty. ManifestError where it leads out of the folder."""
+    values = {column: told(column) for column in _columns_of(pattern)}
+    if not all(value.strip() for value in values.values()):
+        return None
+    name = pattern.format(**values)
     if name.startswith("/") or ".." in name.split("/"):
         raise ManifestError(path, number, f"{name!r} lies outside {folder}", "move it there, or make a symbolic link", kind="outside")
-    found = f"{folder}/{name}"
-    return found if "\0" not in found and os.path.exists(found) else None
+    try:
+        mode = os.stat(found := f"{folder}/{name}").st_mode
+    except (OSError, ValueError):  # ValueError: a null character in it
+        return None
+    return found if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else None  # of a pipe nothing could be read, ever
 
 
 def with_splits(rows: list[Row], config: DataConfig) -> list[Row]:

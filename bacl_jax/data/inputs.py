@@ -31,30 +31,33 @@ def draws(config: DataConfig) -> int:
     return 0 if config.anchors == ("image",) else 1 + config.video.frames
 
 
-def of(example: Example, config: DataConfig, where: transforms.Place, drawn: Sequence[float]) -> dict[str, Input]:
-    """The inputs of those of data.anchors that the row has. Raises DataError where one cannot be decoded; with several anchors one that
-    is empty (a clip without a sound track) is lacking, as long as another is there.
+def of(
+    example: Example, config: DataConfig, where: transforms.Place, drawn: Sequence[float], *, only: str | None = None
+) -> dict[str, Input]:
+    """The inputs of those of data.anchors that the row has. Raises DataError where one cannot be decoded; with several anchors one whose
+    file has no such track (a clip without sound) is lacking, as long as another is there.
 
-    where: the crop of its picture, and of all frames alike. drawn: `draws` numbers; 0.5 each takes the middles.
+    where: the crop of its picture, and of all frames alike. drawn: `draws` numbers; 0.5 each takes the middles. only: of this anchor alone,
+    which may be lacking.
     """
     makers = {
         "image": (example.picture, lambda picture: Input(transforms.crop(picture, config.image_size, where, config.resample))),
         "audio": (example.sound, lambda sound: heard(sound, config.audio, drawn[0])),
         "video": (example.clip, lambda clip: seen(clip, config, where, drawn[1:])),
     }
-    found, empty = {}, None
-    for anchor in config.anchors:
+    found, lacking = {}, None
+    for anchor in config.anchors if only is None else (only,):
         stored, make = makers[anchor]
         if stored is None:
             continue
         try:
             found[anchor] = make(stored)
         except DataError as error:
-            if error.kind != "empty":
+            if error.kind != "no_track" or len(config.anchors) == 1:
                 raise
-            empty = error
-    if empty is not None and not found:
-        raise empty
+            lacking = error
+    if lacking is not None and not found and only is None:
+        raise lacking
     return found
 
 

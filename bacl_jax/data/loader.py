@@ -5,7 +5,7 @@ Dimension legend: B rows of the global batch (b of this host), S pixels a side, 
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import grain
 import numpy as np
@@ -23,6 +23,7 @@ from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.errors import DataError
 from bacl_jax.types import Batch, Tokens
 
+T = TypeVar("T")
 _LAST_STEP = 2**31 - 1
 _ATTEMPTS = 16  # rows tried for one place of a batch
 
@@ -203,25 +204,47 @@ def batches(
 
 
 def anchor_batches(
-    source: Source, config: DataConfig, anchor: str, batch_size: int
+    source: Source, config: DataConfig, anchor: str, batch_size: int, bad: set[int] | None = None
 ) -> Iterator[tuple[tuple[np.ndarray, ...], Bool[np.ndarray, " c"]]]:
     """(what the tower of an anchor takes, which of the c rows have it) over a source in its order, without augmentation: the middles of
-    sounds and of equal parts of clips. Every batch has `batch_size` rows; past c, and where a row lacks the anchor, they are zeros."""
+    sounds and of equal parts of clips. Every batch has `batch_size` rows; past c, and where a row lacks the anchor, they are zeros.
+
+    bad: takes the numbers of the rows that cannot be read, which are as if they lacked it; None: such a row raises DataError."""
     middles = [0.5] * inputs.draws(config)
-    one = dataclasses.replace(config, anchors=(anchor,), video=dataclasses.replace(config.video, sampling="uniform"))
+    still = dataclasses.replace(config, video=dataclasses.replace(config.video, sampling="uniform"))
+    one = dataclasses.replace(still, anchors=(anchor,))
     for start in range(0, len(source), batch_size):
         rows = range(start, min(start + batch_size, len(source)))
-        found = [inputs.of(source[row], one, transforms.square, middles) for row in rows]
+        found = [
+            _or_bad(lambda row=row: inputs.of(source[row], still, transforms.square, middles, only=anchor), row, bad) or {} for row in rows
+        ]
         tokens = inputs.stacked([*found, *([{}] * (batch_size - len(found)))], one, whole=True)[0][anchor]
         yield ((tokens.values,) if tokens.mask is None else (tokens.values, tokens.mask)), np.array([anchor in row for row in found])
 
 
-def eval_batches(source: Source, config: DataConfig, batch_size: int) -> Iterator[tuple[UInt8[np.ndarray, "b S S 3"], int]]:
-    """(images, count) over a source in its order, without augmentation. Every batch has `batch_size` rows; past `count`, they are black."""
+def eval_batches(
+    source: Source, config: DataConfig, batch_size: int, bad: set[int] | None = None
+) -> Iterator[tuple[UInt8[np.ndarray, "b S S 3"], int]]:
+    """(images, count) over a source in its order, without augmentation. Every batch has `batch_size` rows; past `count`, they are black.
+
+    bad: takes the numbers of the rows that cannot be read, which are black; None: such a row raises DataError."""
     size = config.image_size
     for start in range(0, len(source), batch_size):
         count = min(batch_size, len(source) - start)
         images = np.zeros((batch_size, size, size, 3), np.uint8)
         for i in range(count):
-            images[i] = transforms.crop(source[start + i].image, size, resample=config.resample)
+            image = _or_bad(lambda row=start + i: transforms.crop(source[row].image, size, resample=config.resample), start + i, bad)
+            if image is not None:
+                images[i] = image
         yield images, count
+
+
+def _or_bad(read: Callable[[], T], row: int, bad: set[int] | None) -> T | None:
+    """What `read` gives of a row; None, and the row among the bad ones, where it cannot be read and these are wanted."""
+    try:
+        return read()
+    except DataError:
+        if bad is None:
+            raise
+        bad.add(row)
+        return None

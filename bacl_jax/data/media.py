@@ -108,7 +108,7 @@ def held_out(captions: Sequence[str], config: DataConfig) -> dict[str, str]:
 
 def decoded(row: Row, config: DataConfig) -> Row:
     """The row with what the run's anchors need of it decoded: pictures and frames shrunk, sounds at data.audio.rate. Raises DataError; of
-    several anchors one that is empty (a clip without a sound track) is lacking."""
+    several anchors one whose file has no such track (a clip without sound) is lacking."""
     audio, places = config.audio, np.linspace(0, 1, 4 * config.video.frames, endpoint=False).tolist()
     makers: dict[str, Callable[[Any], Any]] = {
         "image": lambda picture: picture.whole() if isinstance(picture, Picture) else picture,
@@ -121,7 +121,7 @@ def decoded(row: Row, config: DataConfig) -> Row:
         try:
             found[name] = makers[anchor](getattr(row, name))
         except DataError as error:
-            if error.kind != "empty" or len(config.anchors) == 1:
+            if error.kind != "no_track" or len(config.anchors) == 1:
                 raise
             found[name] = None
     return dataclasses.replace(row, **found)

@@ -4,7 +4,6 @@ Places of frames are shares of a clip's length, in [0, 1), so that one draw serv
 """
 
 import dataclasses
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageSequence
 
-from bacl_jax.data import orientation, transforms
-from bacl_jax.data.optional import library
+from bacl_jax.data import ffmpeg, orientation, transforms
 from bacl_jax.data.source import Clip
 from bacl_jax.errors import DataError
 
@@ -55,8 +53,15 @@ def of_folder(folder: Path, places: Sequence[float], *, max_frames: int, max_pix
     pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"))
     _check_count(len(pictures), max_frames)
     chosen = [pictures[int(place * len(pictures))] for place in places]
-    decoded = {path: transforms.decode(path, max_pixels=max_pixels, max_side=1 << 20) for path in {*chosen}}
+    decoded = {path: _picture(path, max_pixels) for path in {*chosen}}
     return [decoded[path] for path in chosen]
+
+
+def _picture(path: Path, max_pixels: int) -> UInt8[np.ndarray, "h w 3"]:
+    try:
+        return transforms.decode(path, max_pixels=max_pixels, max_side=1 << 20)
+    except DataError as error:
+        raise DataError(f"{path.name}: {error}", kind=error.kind) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,25 +121,19 @@ def animation(path: Path, places: Sequence[float], *, max_frames: int, max_pixel
 
 
 def film(source: Path | bytes, places: Sequence[float], *, max_frames: int, max_pixels: int) -> Frames:
-    """Frames of a video file. DataError of kind "unreadable", "empty" or "bomb".
+    """Frames of a video file. DataError of kind "unreadable", "no_track", "empty" or "bomb".
 
     Where the file tells its length, each frame is sought from the key frame before it; else all frames are decoded, up to max_frames.
     """
-    av = library("av", "video")
-    try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
-            if not container.streams.video:
-                raise DataError("no frame in it", kind="empty")
-            stream = container.streams.video[0]
-            _check_size(stream.codec_context.width, stream.codec_context.height, max_pixels)
-            _check_count(stream.frames or 1, max_frames)
-            seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-            found = _sought(container, stream, [place * seconds for place in places], max_frames) if seconds > 0 else None
-            return found or _of_all(container, places, max_frames)
-    except DataError:
-        raise
-    except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
-        raise DataError(f"not a readable video ({str(error).splitlines()[0]})", kind="unreadable") from error
+    with ffmpeg.opened(source, "video") as container:
+        if not container.streams.video:
+            raise DataError("no pictures in it", kind="no_track")
+        stream = container.streams.video[0]
+        _check_size(stream.codec_context.width, stream.codec_context.height, max_pixels)
+        _check_count(stream.frames or 1, max_frames)
+        seconds = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+        found = _sought(container, stream, [place * seconds for place in places], max_frames) if seconds > 0 else None
+        return found or _of_all(container, places, max_frames)
 
 
 def _sought(container: Any, stream: Any, times: Sequence[float], max_frames: int) -> Frames | None:

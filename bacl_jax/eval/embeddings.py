@@ -111,13 +111,16 @@ class Embeddings:
 
     @functools.cached_property
     def other_images(self) -> tuple[Float[np.ndarray, "n D"], Int[np.ndarray, " n"]]:
-        """Embeddings and caption indices of the images outside the split: other splits, and train where its rows are known."""
+        """Embeddings and caption indices of the images outside the split: other splits, and train where its rows are known. Rows without
+        one are left out."""
         others = [] if self.dataset.train_caption is None else [(self.dataset.train, self.dataset.train_caption)]
         others += [(part.source, part.caption) for name, part in sorted(self.dataset.splits.items()) if name != self.split]
         images = [self.encode(source) for source, _ in others if len(source)]
         captions = [np.asarray(caption, np.int64) for source, caption in others if len(source)]
         empty = np.zeros((0, self.images.shape[1]), np.float32)
-        return np.concatenate([empty, *images]), np.concatenate([np.zeros(0, np.int64), *captions])
+        found = np.concatenate([empty, *images])
+        there = found.any(1)
+        return found[there], np.concatenate([np.zeros(0, np.int64), *captions])[there]
 
     @property
     def anchors(self) -> Int[np.ndarray, " N"]:
@@ -129,17 +132,19 @@ class Embeddings:
         )
 
     def encode(self, source: Any) -> Float[np.ndarray, "N D"]:
-        """Of the rows of a source; zeros where a row lacks the anchor."""
+        """Of the rows of a source; zeros where a row lacks the anchor, or is one of training that data.on_error = "skip" leaves out."""
         if self.anchor == FUSED:
             return fused([self.of(anchor).encode(source) for anchor in self.config.data.anchors])
         size, data = self.config.eval.batch_size, self.config.data
-        total = -(-len(source) // size)
+        total, bad = -(-len(source) // size), set() if source is self.dataset.train and data.on_error == "skip" else None
         if data.anchors == ("image",):
-            batches = progress(eval_batches(source, data, size), "images", total, self.show_progress)
-            parts = [np.asarray(self.trainer.encode_image(self.params, images).pooled, np.float32)[:count] for images, count in batches]
-            return finite(np.concatenate(parts), "image")
+            batches = progress(eval_batches(source, data, size, bad), "images", total, self.show_progress)
+            parts = [np.array(self.trainer.encode_image(self.params, images).pooled, np.float32)[:count] for images, count in batches]
+            found = np.concatenate(parts)
+            found[sorted(bad or ())] = 0
+            return finite(found, "image")
         tower, parts = self.trainer.encode_anchor[self.anchor], []
-        for rows, there in progress(anchor_batches(source, data, self.anchor, size), self.anchor, total, self.show_progress):
+        for rows, there in progress(anchor_batches(source, data, self.anchor, size, bad), self.anchor, total, self.show_progress):
             parts.append(np.where(there[:, None], np.asarray(tower(self.params, *rows).pooled, np.float32)[: len(there)], 0))
         return finite(np.concatenate(parts), self.anchor)
 

@@ -17,7 +17,8 @@ def fusion(embeddings: Embeddings) -> dict[str, float]:
 
     Of several anchors these are of the fused embedding, and `<anchor>/...` of each alone. A row's class is its label (data.clips.label;
     of a stamp its uppermost folder). The L2 weight is the one of eval.probe.weights that is best on the validation split; where that is
-    the split itself, on the training rows. `accuracy_chance`: what the most frequent class of training gets. `n`: rows.
+    the split itself, on the training rows. `accuracy_chance`: what the most frequent class of training gets. `n`: rows that have a
+    label; others, and training rows without an anchor, are left out. Rows of a class that training lacks are never right.
     Without labels: only `n`, at 0. Cost: the training rows encoded once, and a fit for each weight.
     """
     dataset = embeddings.dataset
@@ -25,10 +26,12 @@ def fusion(embeddings: Embeddings) -> dict[str, float]:
     if embeddings.split == "validation" or not len(tuned):
         tuned = train
     names, labels = embeddings.once("labels", lambda: _labels(train, asked, tuned))
-    if len(names) < 2:
+    there = [one >= 0 for one in labels]
+    if len(names) < 2 or not all(map(np.any, there)):
         return {"n": 0}
-    known = np.bincount(labels[0], minlength=len(names))
-    metrics = {"accuracy_chance": 100 * float((labels[1] == known.argmax()).mean()), "n": len(asked), "n_classes": len(names)}
+    known = np.bincount(labels[0][there[0]], minlength=len(names))
+    told = labels[1][there[1]]
+    metrics = {"accuracy_chance": 100 * float((told == known.argmax()).mean()), "n": len(told), "n_classes": len(names)}
     anchors = embeddings.each_anchor()
     for anchor in anchors:
         own = embeddings.of(anchor)
@@ -39,17 +42,19 @@ def fusion(embeddings: Embeddings) -> dict[str, float]:
 
 
 def _labels(*sources: Any) -> tuple[list[str], list[Int[np.ndarray, " _"]]]:
-    """The classes, and for each source the class of each row."""
+    """The classes, and for each source the class of each row, -1 where it has no label."""
     told = [[source[row].label for row in range(len(source))] for source in sources]
     names = sorted({label for one in told for label in one if label})
     number = {name: place for place, name in enumerate(names)}
-    return names, [np.asarray([number.get(label, 0) for label in one], np.int64) for one in told]
+    return names, [np.asarray([number.get(label, -1) for label in one], np.int64) for one in told]
 
 
 def _measured(
     embeddings: Embeddings, z: tuple[Float[np.ndarray, "_ D"], ...], labels: list[Int[np.ndarray, " _"]], classes: int
 ) -> dict[str, float]:
     settings = embeddings.config.eval.probe
+    used = [(one >= 0) & (rows.any(1) | (number > 0)) for number, (one, rows) in enumerate(zip(labels, z, strict=True))]
+    z, labels = tuple(rows[use] for rows, use in zip(z, used, strict=True)), [one[use] for one, use in zip(labels, used, strict=True)]
     model, best = zero(classes, z[0].shape[1]), (-1.0, None)
     for weight in sorted(settings.weights, reverse=True):
         model = fit(z[0], labels[0], weight, model, steps=settings.steps)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bacl_jax.config_media import AudioDataConfig
 
+LARGEST_SPAN = 0.2  # of a sound's frames: as of SpecAugment's policies SM and SS (p), so that of a short one something is left
 FLOOR = 1e-10  # added to nothing: smaller powers are raised to it
 _BREAK = 1000.0  # Hz; Slaney's mel scale is linear below it and logarithmic above
 _LINEAR = 200 / 3  # Hz a mel below
@@ -68,17 +69,17 @@ def spec_augment(mel: Float[Array, "B F M"], mask: Bool[Array, "B F"], keys: Arr
     """Spans of frames and bands of bins set to the row's mean (SpecAugment without warping, arXiv 1904.08779). keys: one a row."""
     mean = jnp.where(mask[..., None], mel, 0).sum((1, 2)) / jnp.maximum(mask.sum(1) * mel.shape[-1], 1)
 
-    def spans(key: Array, count: int, width: int, length: Array | int, size: int) -> Bool[Array, " size"]:
+    def spans(key: Array, count: int, width: int, length: Array | int, size: int, longest: Array | int) -> Bool[Array, " size"]:
         wide, where = jax.random.uniform(key, (2, count))
-        wide = jnp.floor(wide * (width + 1))
+        wide = jnp.minimum(jnp.floor(wide * (width + 1)), longest)
         first = jnp.floor(where * jnp.maximum(length - wide + 1, 1))[:, None]
         place = jnp.arange(size)[None]
         return ((place >= first) & (place < first + wide[:, None])).any(0)
 
     def blank(key: Array, valid: Array) -> Bool[Array, "F M"]:
         of_time, of_bins = jax.random.split(key)
-        time = spans(of_time, config.time_masks, config.time_width, valid.sum(), mel.shape[1])
-        bins = spans(of_bins, config.bin_masks, config.bin_width, mel.shape[2], mel.shape[2])
+        time = spans(of_time, config.time_masks, config.time_width, valid.sum(), mel.shape[1], jnp.floor(LARGEST_SPAN * valid.sum()))
+        bins = spans(of_bins, config.bin_masks, config.bin_width, mel.shape[2], mel.shape[2], mel.shape[2])
         return time[:, None] | bins[None]
 
     return jnp.where(jax.vmap(blank)(keys, mask), mean[:, None, None], mel)
