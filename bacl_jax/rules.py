@@ -239,7 +239,7 @@ def is_pattern(pattern: str) -> bool:
         fields = [field for field in string.Formatter().parse(pattern) if field[1] is not None]
     except ValueError:
         return False
-    return bool(fields) and all(name and not form and not conversion for _, name, form, conversion in fields)
+    return bool(fields) and all(name and not {*name} & {*".[]"} and not form and not conversion for _, name, form, conversion in fields)
 
 
 def _train_rules(config: Any) -> Iterator[Rule]:

@@ -138,6 +138,7 @@ def test_anchors_that_cannot_be_are_refused(changes, field):
         ({"data.clips.audio": "{}"}, "data.clips.audio"),
         ({"data.clips.audio": "{a:d}"}, "data.clips.audio"),
         ({"data.clips.audio": "{a!r}"}, "data.clips.audio"),
+        ({"data.clips.audio": "{a.b}"}, "data.clips.audio"),
         ({"data.audio.rate": 10**9}, "data.audio.rate"),
         ({"data.audio.seconds": 1e-6}, "data.audio.seconds"),
         ({"data.audio.seconds": 20.0, "data.audio.max_seconds": 5.0}, "data.audio.seconds"),
