@@ -16,6 +16,7 @@ from bacl_jax.data import DataSet
 from bacl_jax.train.hooks import Preemption
 from bacl_jax.train.workdir import lock_workdir
 from launch import session
+from launch.beginning import read_data
 
 Metrics = Mapping[str, float]
 SHOWN = ("R@1", "R@5", "R@10", "mAP", "MRR", "nDCG", "halftrue_pairwise", "halftrue_beat_all", "accuracy", "f1", "recall", "ael", "seconds")
@@ -33,7 +34,7 @@ def finished(config: Config, workdir: Path, dataset: DataSet | None = None) -> d
     if not (workdir / "done").exists():
         print(f"{workdir.name}:")
         with lock_workdir(str(workdir)), Preemption() as preemption:
-            if not session.train(config, str(workdir), preemption, dataset=dataset):
+            if not session.train(config, str(workdir), preemption, dataset=dataset or read_data(config)):
                 sys.exit("preempted, go on with the same command")
     return read(workdir)
 
