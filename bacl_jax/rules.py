@@ -203,10 +203,10 @@ def _anchor_rules(config: Any) -> Iterator[Rule]:
         yield tower.width % tower.heads == 0, "model.audio.heads", f"must divide model.audio.width = {tower.width}"
         yield tower.patch_frames <= audio.frames, "model.audio.patch_frames", f"must be <= {audio.frames}, the frames of data.audio.seconds"
         yield tower.patch_bins <= audio.mel_bins, "model.audio.patch_bins", f"must be <= data.audio.mel_bins = {audio.mel_bins}"
-        for name in ("frames", "bins"):
+        for name, size in (("frames", audio.frames), ("bins", audio.mel_bins)):
             patch, stride = getattr(tower, f"patch_{name}"), getattr(tower, f"stride_{name}")
             yield (
-                stride <= patch,
+                stride <= patch or patch == size,
                 f"model.audio.stride_{name}",
                 f"must be <= model.audio.patch_{name} = {patch}, else {name} are passed over",
             )

@@ -85,6 +85,7 @@ SMALL_MEDIA = {
     "model.audio.heads": 2,
     "model.audio.patch_frames": 8,
     "model.audio.patch_bins": 16,
+    "model.audio.stride_frames": 8,
     "model.video.depth": 1,
     "model.video.heads": 2,
     "data.max_error_share": 1.0,
