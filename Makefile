@@ -13,7 +13,7 @@ EXAMPLES := audio video trimodal
 quickstart: $(VENV)/installed  ## pretrain BACL on emoji-caption pairs, evaluate it, print the results; go on if it was stopped
 	$(BIN)/python -m launch.train --config=configs/emoji_bacl.py --workdir=runs/quickstart
 
-example-audio: $(VENV)/installed-media  ## InfoNCE beside BACL on spoken captions of Tux Paint's stamps, 3 seeds: a table in at most 10 minutes on 2 cores
+example-audio: $(VENV)/installed-media  ## InfoNCE beside BACL on spoken captions of Tux Paint's stamps, 3 seeds: a table in about 10 minutes on 2 cores
 	$(BIN)/python -m launch.fetch --package=tuxpaint-stamps-default
 	$(BIN)/python -m launch.example --config=configs/stamps_audio_bacl.py --workdir=runs/example-audio
 
