@@ -13,6 +13,8 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
+Rule = tuple[bool, str, str]  # between fields: (whether it holds, the field to blame, what it must be)
+
 
 class ConfigError(ValueError):
     """A setting is unknown, of the wrong type, out of range or at odds with another.

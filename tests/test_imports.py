@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"types", "settings", "errors", "agreement"},
+    {"rules_media"},
     {"rules"},
     {"config", "config_eval", "config_media", "config_model", "config_objective", "config_watch", "mesh", "schedules"},
     {"partition", "optim", "paths"},
