@@ -31,8 +31,12 @@ class AudioDataConfig:
 
     @property
     def frames(self) -> int:
-        """Of its spectrogram: one at each hop, the first centred on the first sample."""
-        return self.samples // self.hop + 1
+        """Of its spectrogram."""
+        return self.frames_of(self.samples)
+
+    def frames_of(self, samples: int) -> int:
+        """Frames of so many samples: one at each hop, the first centred on the first sample."""
+        return samples // self.hop + 1
 
 
 @dataclasses.dataclass(frozen=True)

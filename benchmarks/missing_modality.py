@@ -12,6 +12,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from bacl_jax import data
 from bacl_jax.config import from_config_dict
 from configs import stamps_trimodal_bacl
 from launch import example_table
@@ -27,12 +28,13 @@ def main(argv: list[str]) -> None:
     base = dataclasses.replace(base, data=dataclasses.replace(base.data, path=PATH.value))
     ways = {"all complete": (0.0, False), "lacking": (SHARE.value, False), "complete alone": (SHARE.value, True)}
     results: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
-    for seed in range(SEEDS.value):
-        for name, (share, drop) in ways.items():
-            stamps = dataclasses.replace(base.data.stamps, lacking=share, drop_lacking=drop)
-            config = dataclasses.replace(base, seed=seed, data=dataclasses.replace(base.data, stamps=stamps))
+    for name, (share, drop) in ways.items():
+        stamps = dataclasses.replace(base.data.stamps, lacking=share, drop_lacking=drop)
+        config = dataclasses.replace(base, data=dataclasses.replace(base.data, stamps=stamps))
+        dataset = data.load(config.data)
+        for seed in range(SEEDS.value):
             workdir = Path(WORKDIR.value) / f"{name.replace(' ', '_')}-{seed}"
-            results[name].append(example_table.finished(config, workdir))
+            results[name].append(example_table.finished(dataclasses.replace(config, seed=seed), workdir, dataset))
     example_table.show(results, "test")
 
 

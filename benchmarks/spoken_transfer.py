@@ -32,11 +32,12 @@ def main(argv: list[str]) -> None:
     stamps = dataclasses.replace(base.data.stamps, spoken=tuple(HEARD.value), captions="english")
     settings = dataclasses.replace(base.data, path=PATH.value, stamps=stamps)
     other = dataclasses.replace(settings, stamps=dataclasses.replace(stamps, spoken_test=tuple(UNHEARD.value)))
-    asked = {", ".join(HEARD.value): data.load(settings), ", ".join(UNHEARD.value): data.load(other)}
+    heard = data.load(settings)
+    asked = {", ".join(HEARD.value): heard, ", ".join(UNHEARD.value): data.load(other)}
     results: dict[str, list[dict[str, float]]] = {name: [] for name in asked}
     for seed in range(SEEDS.value):
         workdir = Path(WORKDIR.value) / f"{seed}"
-        example_table.finished(dataclasses.replace(base, seed=seed, data=settings), workdir)
+        example_table.finished(dataclasses.replace(base, seed=seed, data=settings), workdir, heard)
         found = restore(workdir)
         for name, dataset in asked.items():
             results[name].append(retrieval(Embeddings(found.trainer, found.params, dataset, found.tokenizer, found.config, "test")))

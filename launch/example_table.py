@@ -16,7 +16,6 @@ from bacl_jax.data import DataSet
 from bacl_jax.train.hooks import Preemption
 from bacl_jax.train.workdir import lock_workdir
 from launch import session
-from launch.beginning import read_data
 
 Metrics = Mapping[str, float]
 SHOWN = ("R@1", "R@5", "R@10", "mAP", "MRR", "nDCG", "halftrue_pairwise", "halftrue_beat_all", "accuracy", "f1", "recall", "ael", "seconds")
@@ -29,12 +28,12 @@ def methods(config: Config) -> dict[str, Config]:
     return {"infonce": dataclasses.replace(config, objective=plain), "bacl": config}
 
 
-def finished(config: Config, workdir: Path, dataset: DataSet | None = None) -> dict[str, float]:
+def finished(config: Config, workdir: Path, dataset: DataSet) -> dict[str, float]:
     """`read` of a run, which is trained first unless it is done. SystemExit where a signal stops it."""
     if not (workdir / "done").exists():
         print(f"{workdir.name}:")
         with lock_workdir(str(workdir)), Preemption() as preemption:
-            if not session.train(config, str(workdir), preemption, dataset=dataset or read_data(config)):
+            if not session.train(config, str(workdir), preemption, dataset=dataset):
                 sys.exit("preempted, go on with the same command")
     return read(workdir)
 

@@ -43,14 +43,14 @@ def test_the_sound_of_a_film(tmp_path):
     with pytest.raises(DataError, match="no sound track") as error:
         audio.decode(film(tmp_path / "b.mp4"), 8000, **WHOLE)
     assert error.value.kind == "no_track"
-    rise = soundfile_of_film(tmp_path)
+    rise = rising_film(tmp_path)
     for where, first in ((0.0, 0), (0.5, 1.5), (1.0, 3.0)):
         found = audio.decode(rise, 8000, seconds=1.0, where=where, max_seconds=10) / 32768
         assert len(found) == 8000
         np.testing.assert_allclose(np.abs(found[500:7500]).reshape(7, 1000).max(1), (first + np.arange(0.125, 1, 0.125)) / 5, atol=0.05)
 
 
-def soundfile_of_film(folder):
+def rising_film(folder):
     """Four seconds in a Matroska file, uncompressed, that grow louder: a fifth a second."""
     path, rate = folder / "rise.mkv", 16_000
     wave = tone(rate, 4.0)[:, 0] * 2 * np.arange(4 * rate) / (5 * rate)

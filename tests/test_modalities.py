@@ -1,7 +1,6 @@
 """Sound, clips and several anchors in one step: each learns, and what a row lacks changes nothing."""
 
 import dataclasses
-import functools
 
 import chex
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from bacl_jax.config import ConfigError, contradictions, from_config_dict
+from bacl_jax.config import ConfigError, contradictions, default_config_dict, from_config_dict
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.eval.encoder import Encoder
 from bacl_jax.interop import export
@@ -151,17 +150,15 @@ def test_anchors_that_cannot_be_are_refused(changes, field):
 def test_settings_of_media_that_cannot_be_are_refused(changes, field):
     start = {"data.kind": "clips", "data.path": "a.csv", "data.anchors": ("audio", "video"), "objective.weights": (1.0, 1.0)}
     start |= {"data.clips.audio": "{a}", "data.clips.video": "{v}", "train.keep_best": None}
-    from_config_dict(unflat(start))
+    from_config_dict(with_fields(start))
     with pytest.raises(ConfigError, match=rf"config\.{field} = .* must "):
-        from_config_dict(unflat(start | changes))
+        from_config_dict(with_fields(start | changes))
 
 
-def unflat(settings):
-    made = {}
-    for name, value in settings.items():
-        *groups, leaf = name.split(".")
-        functools.reduce(lambda at, group: at.setdefault(group, {}), groups, made)[leaf] = value
-    return made
+def with_fields(fields):
+    settings = default_config_dict()
+    settings.update_from_flattened_dict(fields)
+    return settings
 
 
 def test_a_term_is_infonce_over_the_rows_that_have_the_anchor():

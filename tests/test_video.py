@@ -1,5 +1,7 @@
 """Clips: films, animations, folders and sheets give the frames at places; what cannot be is an error with a kind."""
 
+import os
+
 import numpy as np
 import pytest
 from media_files import animation, film, frames, kind_of
@@ -51,6 +53,7 @@ def test_folders_and_sheets(tmp_path):
     pictures = frames(6)
     for number, picture in enumerate(pictures):
         Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    os.mkfifo(tmp_path / "pipe.png")  # which would be waited for
     expected = [int(place * 6) * 255 / 6 for place in PLACES]
     np.testing.assert_allclose(grey(clip(tmp_path).frames(PLACES)), expected, atol=1)
     sheet = np.concatenate([np.concatenate(pictures[:3], 1), np.concatenate(pictures[3:], 1)], 0)

@@ -23,6 +23,11 @@ class Input(NamedTuple):
     mask: Any = None
 
 
+def is_lacking(error: DataError, config: DataConfig) -> bool:
+    """Whether the row lacks this anchor rather than being bad: of several, the file has no such track (a clip without sound)."""
+    return error.kind == "no_track" and len(config.anchors) > 1
+
+
 Make = Callable[[tuple[int, ...], Any], Any]  # of a shape and a type an array, or what stands for one
 
 
@@ -34,8 +39,7 @@ def draws(config: DataConfig) -> int:
 def of(
     example: Example, config: DataConfig, where: transforms.Place, drawn: Sequence[float], *, only: str | None = None
 ) -> dict[str, Input]:
-    """The inputs of those of data.anchors that the row has. Raises DataError where one cannot be decoded; with several anchors one whose
-    file has no such track (a clip without sound) is lacking, as long as another is there.
+    """The inputs of those of data.anchors that the row has. Raises DataError where one cannot be decoded, or all are lacking.
 
     where: the crop of its picture, and of all frames alike. drawn: `draws` numbers; 0.5 each takes the middles. only: of this anchor alone,
     which may be lacking.
@@ -53,7 +57,7 @@ def of(
         try:
             found[anchor] = make(stored)
         except DataError as error:
-            if error.kind != "no_track" or len(config.anchors) == 1:
+            if not is_lacking(error, config):
                 raise
             lacking = error
     if lacking is not None and not found and only is None:
@@ -67,7 +71,7 @@ def heard(sound: Sound, config: AudioDataConfig, where: float) -> Input:
     assert mask is not None
     samples = sound.samples(config.rate, config.seconds, where)[: len(values)]
     values[: len(samples)] = samples
-    mask[: len(samples) // config.hop + 1] = True
+    mask[: config.frames_of(len(samples))] = True
     return Input(values, mask)
 
 

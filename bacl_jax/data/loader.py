@@ -213,11 +213,10 @@ def anchor_batches(
     middles = [0.5] * inputs.draws(config)
     still = dataclasses.replace(config, video=dataclasses.replace(config.video, sampling="uniform"))
     one = dataclasses.replace(still, anchors=(anchor,))
+    read = lambda row: inputs.of(source[row], still, transforms.square, middles, only=anchor)  # noqa: E731
     for start in range(0, len(source), batch_size):
         rows = range(start, min(start + batch_size, len(source)))
-        found = [
-            _or_bad(lambda row=row: inputs.of(source[row], still, transforms.square, middles, only=anchor), row, bad) or {} for row in rows
-        ]
+        found = [_or_bad(read, row, bad) or {} for row in rows]
         tokens = inputs.stacked([*found, *([{}] * (batch_size - len(found)))], one, whole=True)[0][anchor]
         yield ((tokens.values,) if tokens.mask is None else (tokens.values, tokens.mask)), np.array([anchor in row for row in found])
 
@@ -229,20 +228,20 @@ def eval_batches(
 
     bad: takes the numbers of the rows that cannot be read, which are black; None: such a row raises DataError."""
     size = config.image_size
+    read = lambda row: transforms.crop(source[row].image, size, resample=config.resample)  # noqa: E731
     for start in range(0, len(source), batch_size):
         count = min(batch_size, len(source) - start)
         images = np.zeros((batch_size, size, size, 3), np.uint8)
         for i in range(count):
-            image = _or_bad(lambda row=start + i: transforms.crop(source[row].image, size, resample=config.resample), start + i, bad)
-            if image is not None:
+            if (image := _or_bad(read, start + i, bad)) is not None:
                 images[i] = image
         yield images, count
 
 
-def _or_bad(read: Callable[[], T], row: int, bad: set[int] | None) -> T | None:
+def _or_bad(read: Callable[[int], T], row: int, bad: set[int] | None) -> T | None:
     """What `read` gives of a row; None, and the row among the bad ones, where it cannot be read and these are wanted."""
     try:
-        return read()
+        return read(row)
     except DataError:
         if bad is None:
             raise

@@ -19,6 +19,7 @@ from rich.progress import track
 from bacl_jax.config import ConfigError, DataConfig
 from bacl_jax.data import order, transforms
 from bacl_jax.data.audio import Heard, SoundFile
+from bacl_jax.data.inputs import is_lacking
 from bacl_jax.data.skips import Skips
 from bacl_jax.data.source import SPLITS, Clip, DataSet, Example, Picture, Sound, assemble
 from bacl_jax.data.video import Seen
@@ -107,8 +108,7 @@ def held_out(captions: Sequence[str], config: DataConfig) -> dict[str, str]:
 
 
 def decoded(row: Row, config: DataConfig) -> Row:
-    """The row with what the run's anchors need of it decoded: pictures and frames shrunk, sounds at data.audio.rate. Raises DataError; of
-    several anchors one whose file has no such track (a clip without sound) is lacking."""
+    """The row with what the run's anchors need of it decoded: pictures and frames shrunk, sounds at data.audio.rate. Raises DataError."""
     audio, places = config.audio, np.linspace(0, 1, 4 * config.video.frames, endpoint=False).tolist()
     makers: dict[str, Callable[[Any], Any]] = {
         "image": lambda picture: picture.whole() if isinstance(picture, Picture) else picture,
@@ -121,7 +121,7 @@ def decoded(row: Row, config: DataConfig) -> Row:
         try:
             found[name] = makers[anchor](getattr(row, name))
         except DataError as error:
-            if error.kind != "no_track" or len(config.anchors) == 1:
+            if not is_lacking(error, config):
                 raise
             found[name] = None
     return dataclasses.replace(row, **found)

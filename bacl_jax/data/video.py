@@ -17,6 +17,7 @@ from bacl_jax.data.source import Clip
 from bacl_jax.errors import DataError
 
 ANIMATED = (".webp", ".gif", ".png", ".apng")  # what Pillow reads; PyAV all others
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")  # what a folder's frames may be
 NEAR = 2.0  # seconds up to which a frame is reached by decoding on rather than by seeking
 Frames = list[UInt8[np.ndarray, "h w 3"]]
 
@@ -50,7 +51,7 @@ class ClipFile(Clip):
 
 def of_folder(folder: Path, places: Sequence[float], *, max_frames: int, max_pixels: int) -> Frames:
     """Frames of a folder of pictures. DataError of kind "unreadable", "empty" or "bomb"."""
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"))
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
     _check_count(len(pictures), max_frames)
     chosen = [pictures[int(place * len(pictures))] for place in places]
     decoded = {path: _picture(path, max_pixels) for path in {*chosen}}

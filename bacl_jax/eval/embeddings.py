@@ -107,6 +107,8 @@ class Embeddings:
     @functools.cached_property
     def images(self) -> Float[np.ndarray, "N D"]:
         """Embeddings of the split's images, L2-normalised."""
+        if self.anchor == FUSED:
+            return fused([self.of(anchor).images for anchor in self.config.data.anchors])
         return self.encode(self.dataset.splits[self.split].source)
 
     @functools.cached_property
@@ -139,7 +141,7 @@ class Embeddings:
         total, bad = -(-len(source) // size), set() if source is self.dataset.train and data.on_error == "skip" else None
         if data.anchors == ("image",):
             batches = progress(eval_batches(source, data, size, bad), "images", total, self.show_progress)
-            parts = [np.array(self.trainer.encode_image(self.params, images).pooled, np.float32)[:count] for images, count in batches]
+            parts = [np.asarray(self.trainer.encode_image(self.params, images).pooled, np.float32)[:count] for images, count in batches]
             found = np.concatenate(parts)
             found[sorted(bad or ())] = 0
             return finite(found, "image")

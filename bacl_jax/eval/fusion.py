@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from bacl_jax.eval.embeddings import Embeddings
+from bacl_jax.eval.embeddings import FUSED, Embeddings, fused
 from bacl_jax.eval.probe import fit, scores, zero
 
 
@@ -27,15 +27,21 @@ def fusion(embeddings: Embeddings) -> dict[str, float]:
         tuned = train
     names, labels = embeddings.once("labels", lambda: _labels(train, asked, tuned))
     there = [one >= 0 for one in labels]
-    if len(names) < 2 or not all(map(np.any, there)):
+    labels = [one[known] for one, known in zip(labels, there, strict=True)]
+    if len(names) < 2 or not all(map(len, labels)):
         return {"n": 0}
-    known = np.bincount(labels[0][there[0]], minlength=len(names))
-    told = labels[1][there[1]]
-    metrics = {"accuracy_chance": 100 * float((told == known.argmax()).mean()), "n": len(told), "n_classes": len(names)}
+    most = np.bincount(labels[0]).argmax()
+    metrics = {"accuracy_chance": 100 * float((labels[1] == most).mean()), "n": len(labels[1]), "n_classes": len(names)}
     anchors = embeddings.each_anchor()
+    encoded: dict[str, list[Float[np.ndarray, "_ D"]]] = {}
     for anchor in anchors:
         own = embeddings.of(anchor)
-        z = own.encode(train), own.images, own.encode(tuned)
+        if anchor == FUSED:
+            encoded[anchor] = [fused(parts) for parts in zip(*encoded.values(), strict=True)]
+        else:
+            trained = own.encode(train)
+            encoded[anchor] = [trained, own.images, trained if tuned is train else own.encode(tuned)]
+        z = [rows[known] for rows, known in zip(encoded[anchor], there, strict=True)]
         found = _measured(embeddings, z, labels, len(names))
         metrics |= found if anchor == anchors[-1] else {f"{anchor}/{name}": value for name, value in found.items()}
     return metrics
@@ -50,14 +56,13 @@ def _labels(*sources: Any) -> tuple[list[str], list[Int[np.ndarray, " _"]]]:
 
 
 def _measured(
-    embeddings: Embeddings, z: tuple[Float[np.ndarray, "_ D"], ...], labels: list[Int[np.ndarray, " _"]], classes: int
+    embeddings: Embeddings, z: list[Float[np.ndarray, "_ D"]], labels: list[Int[np.ndarray, " _"]], classes: int
 ) -> dict[str, float]:
     settings = embeddings.config.eval.probe
-    used = [(one >= 0) & (rows.any(1) | (number > 0)) for number, (one, rows) in enumerate(zip(labels, z, strict=True))]
-    z, labels = tuple(rows[use] for rows, use in zip(z, used, strict=True)), [one[use] for one, use in zip(labels, used, strict=True)]
+    there = z[0].any(1)  # of the training rows those with the anchor
     model, best = zero(classes, z[0].shape[1]), (-1.0, None)
     for weight in sorted(settings.weights, reverse=True):
-        model = fit(z[0], labels[0], weight, model, steps=settings.steps)
+        model = fit(z[0][there], labels[0][there], weight, model, steps=settings.steps)
         right = float((scores(model, z[2]).argmax(1) == labels[2]).mean())
         if right > best[0]:
             best = right, model

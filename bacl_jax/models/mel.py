@@ -48,7 +48,7 @@ def log_mel(samples: Int[Array, "B N"] | Float[Array, "B N"], config: AudioDataC
     scale = 1 / 32768 if jnp.issubdtype(samples.dtype, jnp.integer) else 1.0
     x, half = samples.astype(jnp.float32) * scale, config.window // 2
     x = jnp.pad(x, ((0, 0), (half, half)))
-    start = np.arange(samples.shape[1] // config.hop + 1) * config.hop
+    start = np.arange(config.frames_of(samples.shape[1])) * config.hop
     window = np.hanning(config.window + 1)[:-1].astype(np.float32)
     spectrum = jnp.fft.rfft(x[:, start[:, None] + np.arange(config.window)[None]] * window[None, None])
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
