@@ -23,16 +23,17 @@ def test_two_anchors_tell_what_neither_tells_alone(monkeypatch):
     r = np.random.default_rng(0)
 
     def source(count):
-        return [Example(None, "x", f"{row}", label=f"class {r.integers(4)}") for row in range(count)]
+        rows = [Example(None, "x", f"{row}", label=f"class {r.integers(4)}") for row in range(count)]
+        return [*rows, *[Example(None, "x", "", label="")] * 10]  # without a label: as class 3 where they counted
 
     def encode(self, rows):
-        number = np.array([int(row.label[-1]) for row in rows])
+        number = np.array([int(row.label[-1:] or 3) for row in rows])
         if self.anchor == "fused":
             return sum(encode(self.of(anchor), rows) for anchor in ("image", "audio")) / 2**0.5
         bit = number % 2 if self.anchor == "image" else number // 2
         return np.eye(4, dtype=np.float32)[bit + 2 * (self.anchor == "audio")]
 
-    splits = {name: EvalSplit(source(40), np.zeros(40, int)) for name in ("validation", "test")}
+    splits = {name: EvalSplit(source(40), np.zeros(50, int)) for name in ("validation", "test")}
     dataset = types.SimpleNamespace(train=source(80), splits=splits, captions=("x",))
     monkeypatch.setattr(Embeddings, "encode", encode)
     monkeypatch.setattr(Embeddings, "captions", np.zeros((1, 4)))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import types
 from collections import Counter
 
 import numpy as np
@@ -18,6 +19,7 @@ from bacl_jax.data import sprites as sprite_sheets
 from bacl_jax.data.loader import anchor_batches
 from bacl_jax.data.tokenizer import Tokenizer
 from bacl_jax.errors import DataError
+from bacl_jax.eval.embeddings import Embeddings
 
 SOUND = AudioDataConfig(rate=8000, seconds=0.5)
 
@@ -232,6 +234,37 @@ def test_a_row_of_training_that_cannot_be_read_is_left_out_of_evaluations(tmp_pa
     assert (there.tolist(), bad) == ([True, False, True], {1})
     with pytest.raises(DataError, match="not a readable sound"):
         list(anchor_batches(source, config, "audio", 4))
+
+
+@pytest.mark.parametrize("anchor", ["audio", "image"])
+def test_such_a_row_has_no_embedding_and_is_no_candidate(tmp_path, anchor):
+    """Of training alone, and under data.on_error = skip alone."""
+    for name in ("a", "c"):
+        sound(tmp_path / f"{name}.wav")
+        Image.new("RGB", (9, 9)).save(tmp_path / f"{name}.png")
+    for name in ("b.wav", "b.png"):
+        (tmp_path / name).write_bytes(b"neither")
+    rows = [{"file": name, "told": f"The {name}.", "part": "validation" if name == "c" else "train"} for name in "abc"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sizes = {"validation_rows": 0, "test_rows": 0, "caption_column": "told", "split_column": "part", "on_error": "skip"}
+    settings = of_clips(tmp_path / "rows.jsonl", anchor, **sizes)
+    settings = dataclasses.replace(settings, clips=ClipsConfig(audio="{file}.wav", image="{file}.png"))
+    dataset = data.load(settings)
+
+    def tower(params, values, mask=None):
+        return types.SimpleNamespace(pooled=np.ones((len(values), 4), np.float32) / 2)
+
+    trainer = types.SimpleNamespace(encode_image=tower, encode_anchor={anchor: tower})
+    found = Embeddings(trainer, None, dataset, None, Config(data=settings), "validation")
+    assert found.encode(dataset.train).any(1).tolist() == [True, False]
+    assert found.images.any()
+    assert found.other_images[0].shape == (1, 4)
+    assert found.other_images[1].shape == (1,)
+    with pytest.raises(DataError, match=r"b\."):
+        found.encode(list(dataset.train))
+    strict = Embeddings(trainer, None, dataset, None, Config(data=dataclasses.replace(settings, on_error="raise")), "validation")
+    with pytest.raises(DataError, match=r"b\."):
+        strict.encode(dataset.train)
 
 
 def test_a_package_that_is_nowhere_is_told_with_the_ways_to_get_it(tmp_path, monkeypatch):
