@@ -10,7 +10,7 @@ import pytest
 import tiny
 from flax import nnx
 
-from bacl_jax.models import Model
+from bacl_jax.models import Model, vision
 from bacl_jax.models.layers import by_rows
 from bacl_jax.models.pixels import Patches
 
@@ -185,3 +185,16 @@ def test_bfloat16_computes_low_and_returns_float32_embeddings():
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     found = jax.jit(low.encode_image)(params, IMAGES)
     assert (found.pooled.dtype, found.tokens.dtype) == (jnp.float32, jnp.bfloat16)
+
+
+@pytest.mark.parametrize("side", [(1, 1), (2, 2), (3, 4), (1, 4), (6, 5)])
+@pytest.mark.parametrize("kernel", [(3, 3), (2, 2), (4, 4)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_over_a_small_grid_is_one_matrix_product(side, kernel, stride):
+    random = np.random.default_rng(0)
+    x, weights = (jnp.asarray(random.standard_normal(shape), jnp.float32) for shape in ((3, *side, 5), (*kernel, 5, 7)))
+    arguments = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    found = vision.convolve(x, weights, (stride, stride), "SAME", **arguments)
+    np.testing.assert_allclose(found, jax.lax.conv_general_dilated(x, weights, (stride, stride), "SAME", **arguments), atol=2e-5)
+    text = jax.jit(lambda x: vision.convolve(x, weights, (stride, stride), "SAME", **arguments)).lower(x).as_text()
+    assert ("stablehlo.convolution" in text) == (found.shape[1] * found.shape[2] > vision.SMALL_GRID)
