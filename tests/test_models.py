@@ -198,3 +198,16 @@ def test_a_convolution_over_a_small_grid_is_one_matrix_product(side, kernel, str
     np.testing.assert_allclose(found, jax.lax.conv_general_dilated(x, weights, (stride, stride), "SAME", **arguments), atol=2e-5)
     text = jax.jit(lambda x: vision.convolve(x, weights, (stride, stride), "SAME", **arguments)).lower(x).as_text()
     assert ("stablehlo.convolution" in text) == (found.shape[1] * found.shape[2] > vision.SMALL_GRID)
+    assert ("stablehlo.convolution" in text) == (found.shape[1] * found.shape[2] > 4)
+
+
+def test_at_patch_8_only_the_stem_and_the_fine_blocks_are_convolutions():
+    config = tiny.config()
+    image = dataclasses.replace(config.model.image, kind="conv", patch=8, depth=2)
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, image=image), data=dataclasses.replace(config.data, image_size=32)
+    )
+    m = Model(config, tiny.VOCABULARY)
+    images = jnp.zeros((2, 32, 32, 3), jnp.uint8)
+    text = jax.jit(m.encode_image).lower(jax.eval_shape(m.init, jax.random.key(0)), images).as_text()
+    assert text.count("stablehlo.convolution(") == 1 + 2

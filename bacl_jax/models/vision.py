@@ -15,14 +15,14 @@ SMALL_GRID = 4  # positions
 
 
 def convolve(x: Float[Array, "B H W C"], kernel: Float[Array, "h w C D"], strides: tuple[int, int], padding: str, **others) -> Array:
-    """`lax.conv_general_dilated`, padding SAME, [B, H / stride, W / stride, D]; over at most SMALL_GRID positions as one matrix product,
-    for there XLA's convolution on CPUs takes five times as long."""
-    grid = [-(-side // stride) for side, stride in zip(x.shape[1:3], strides, strict=True)]
+    """`lax.conv_general_dilated` without dilations and groups; over at most SMALL_GRID positions as one matrix product, for there XLA's
+    convolution takes a CPU two to five times as long, gradient included."""
+    h, w, _, d = kernel.shape
+    pads = lax.padtype_to_pads(x.shape[1:3], (h, w), strides, padding)
+    grid = [(side + sum(pad) - k) // stride + 1 for side, pad, k, stride in zip(x.shape[1:3], pads, (h, w), strides, strict=True)]
     if grid[0] * grid[1] > SMALL_GRID:
         return lax.conv_general_dilated(x, kernel, strides, padding, **others)
-    h, w, _, d = kernel.shape
-    pads = [max((n - 1) * stride + k - side, 0) for n, stride, k, side in zip(grid, strides, (h, w), x.shape[1:3], strict=True)]
-    x = jnp.pad(x, [(0, 0), *((pad // 2, pad - pad // 2) for pad in pads), (0, 0)])
+    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
     shifted = [x[:, i :: strides[0], j :: strides[1]][:, : grid[0], : grid[1]] for i in range(h) for j in range(w)]
     return jnp.concatenate(shifted, -1) @ kernel.reshape(-1, d)
 
