@@ -34,6 +34,7 @@ _SPAN = re.compile(r"bytes (\d+)-\d+/(\d+)")
 PAGE_BYTES = 4 * 2**20  # of a remote file that is kept
 _OPEN_FILES = 64  # local files that a Reader keeps open
 _THREADS = 32  # that ask for sizes
+_jitter = random.Random()
 T = TypeVar("T")
 
 
@@ -189,7 +190,7 @@ def attempt(verb: str, location: str, request: Callable[[], T]) -> T:
             if tried == TRIES or isinstance(error, _Refused):
                 found = f"cannot {verb} it, {tried} tries failed ({type(error).__name__.lstrip('_')}: {error})"
                 raise DataError(f"{location}: {found}; check the network and the server", kind="remote", shard=location) from error
-            wait = BACKOFF * 2 ** (tried - 1) * random.uniform(0.5, 1.5)  # many readers that failed together do not come back together
+            wait = BACKOFF * 2 ** (tried - 1) * _jitter.uniform(0.5, 1.5)  # many readers that failed together do not come back together
             time.sleep(max(wait, min(_asked_to_wait(error), LONGEST_WAIT)))
     raise AssertionError("TRIES is at least 1")
 
