@@ -58,7 +58,9 @@ def test_folders_and_sheets(tmp_path):
     np.testing.assert_allclose(grey(clip(tmp_path).frames(PLACES)), expected, atol=1)
     sheet = np.concatenate([np.concatenate(pictures[:3], 1), np.concatenate(pictures[3:], 1)], 0)
     Image.fromarray(sheet).save(tmp_path / "sheet.png")
-    np.testing.assert_allclose(grey(video.Sheet(tmp_path / "sheet.png", 2, 3, 6, 10**6).frames(PLACES)), expected, atol=1)
+    found = video.Sheet(tmp_path / "sheet.png", 2, 3, 6, 10**6).frames(PLACES)
+    np.testing.assert_allclose(grey(found), expected, atol=1)
+    assert all(frame.base is None for frame in found)  # a view would keep the sheet in memory
 
 
 def test_bad_clips_are_errors_with_a_kind(tmp_path):

@@ -84,8 +84,14 @@ class Sheet(Clip):
         if self.count > self.rows * self.columns or not height or not width:
             found = f"{sheet.shape[1]} x {sheet.shape[0]} pixels for {self.rows} rows, {self.columns} columns and {self.count} frames"
             raise DataError(f"{self.path}: {found}", kind="unreadable", shard=str(self.path))
-        cells = [divmod(int(place * self.count), self.columns) for place in places]
-        return [sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] for row, column in cells]
+        numbers = [int(place * self.count) for place in places]
+        cells = {number: self._cell(sheet, number, height, width) for number in {*numbers}}
+        return [cells[number] for number in numbers]
+
+    def _cell(self, sheet: UInt8[np.ndarray, "H W 3"], number: int, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+        """One frame, copied: a view would keep the whole sheet in memory, and is cropped slower."""
+        row, column = divmod(number, self.columns)
+        return sheet[row * height : (row + 1) * height, column * width : (column + 1) * width].copy()
 
 
 def _check_count(count: int, most: int) -> None:
