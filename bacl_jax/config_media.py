@@ -16,6 +16,7 @@ class AudioDataConfig:
     rate: Annotated[int, Range(1, RATES[1])] = 16_000  # samples a second, to which every file is resampled
     seconds: PositiveFloat = 5.0  # of a longer file a part: drawn while training, the middle in evaluations
     max_seconds: PositiveFloat = 600.0  # a longer file is refused from its header, before a sample is decoded
+    speed: Annotated[float, Range(0, 0.5)] = 0.0  # while training played up to this share faster or slower, pitch included; 0: as it is
     mel_bins: Positive = 64
     window: Positive = 400  # samples of a frame
     hop: Positive = 160  # samples between two frames

@@ -77,6 +77,7 @@ def data() -> ConfigDict:
     audio.rate = 16_000  # samples a second, to which every file is resampled
     audio.seconds = 5.0  # of a longer file a part: drawn while training, the middle in evaluations
     audio.max_seconds = 600.0  # a longer file is refused from its header
+    audio.speed = 0.0  # while training played up to this share faster or slower, pitch included; 0: as it is
     audio.mel_bins = 64  # bands of the spectrogram
     audio.window = 400  # samples of a frame
     audio.hop = 160  # samples between two frames

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.objective.bns.drawn_share = 0.0  # no captions out of the bank beside those of the batch: on validation no gain
     config.objective.cla.enabled = True  # the local attention loss
     config.optim.lr = 2e-3  # peak learning rate of AdamW
-    config.train.steps = 450  # updates in all
+    config.train.steps = 900  # updates in all
     config.train.batch_size = 64  # pairs a step
     config.train.eval_every = 0  # steps between two evaluations; 0: at the end alone, for ten minutes are short
     config.train.keep_best = "v2t_R@1"  # the checkpoint kept beside the newest

@@ -1,5 +1,7 @@
 """Sound files: formats, rates and channels become mono samples at one rate; what cannot be is an error with a kind."""
 
+import dataclasses
+
 import av
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from media_files import film, kind_of, sound, tone
 
 from bacl_jax.config import DataConfig
 from bacl_jax.config_media import AudioDataConfig
-from bacl_jax.data import audio, inputs
+from bacl_jax.data import audio, inputs, transforms
+from bacl_jax.data.source import Example
 from bacl_jax.errors import DataError
 
 WHOLE = {"seconds": 5.0, "max_seconds": 600.0}
@@ -125,3 +128,29 @@ def test_what_a_tower_gets_of_a_short_sound():
     assert found.values.shape == (400,)
     assert (found.values != 0).sum() == 100
     np.testing.assert_array_equal(found.mask, np.arange(21) < 6)
+
+
+def test_speed_changes_length_and_pitch_while_training_alone():
+    config = DataConfig(anchors=("audio",), audio=AudioDataConfig(rate=800, seconds=0.5, hop=20, window=80, speed=0.25))
+    played = audio.Heard((9000 * np.sin(2 * np.pi * 100 * np.arange(300) / 800)).astype(np.int16), 800)
+    pitch = {}
+    for pace, speed in {0.0: 0.75, 0.5: 1.0, 1.0: 1.25}.items():
+        found = inputs.heard(played, config.audio, 0.0, pace)
+        length = int(np.flatnonzero(found.values)[-1]) + 1
+        assert abs(length - min(300 / speed, 400)) <= 2
+        assert found.mask.sum() == min(config.audio.frames_of(length), config.audio.frames)
+        pitch[pace] = np.argmax(np.abs(np.fft.rfft(found.values[:length], 8000))) / 10
+    assert pitch == pytest.approx({0.0: 75, 0.5: 100, 1.0: 125}, abs=1)
+    assert inputs.draws(config) == inputs.draws(dataclasses.replace(config, audio=dataclasses.replace(config.audio, speed=0.0))) + 1
+    still = inputs.of(Example(None, "a", "a", sound=played), config, transforms.square, [0.5] * inputs.draws(config))["audio"]
+    np.testing.assert_array_equal(still.values[:300], played.values)
+
+
+def test_of_a_long_sound_as_much_is_heard_at_any_speed():
+    config = AudioDataConfig(rate=800, seconds=0.5, hop=20, window=80, speed=0.25)
+    ramp = audio.Heard(np.arange(4000).astype(np.int16), 800)
+    for pace in (0.0, 0.3, 1.0):
+        found = inputs.heard(ramp, config, 0.5, pace)
+        assert found.mask.all()
+        middle = found.values[40:-40]  # beyond the ends the filter sees nothing
+        assert abs(float(np.diff(middle).mean()) - (1 + 0.25 * (2 * pace - 1))) < 0.02

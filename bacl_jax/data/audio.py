@@ -83,6 +83,11 @@ def decode(source: bytes | Path, rate: int, *, seconds: float, where: float = 0.
     return np.clip(np.round(values[: round(seconds * rate)] * 32768), -32768, 32767).astype(np.int16)
 
 
+def played(values: Int16[np.ndarray, " n"], rate: int, speed: float) -> Int16[np.ndarray, " m"]:
+    """The sound `speed` times as fast, pitch included (speed perturbation, Ko et al., Interspeech 2015); m is about n / speed."""
+    return values if speed == 1 else library("soxr", "sound").resample(values, rate * speed, rate)
+
+
 def _too_long(found: float, most: float) -> DataError:
     return DataError(f"refused: {found:,.0f} s of sound, data.audio.max_seconds is {most:g}; cut the file or raise it", kind="bomb")
 

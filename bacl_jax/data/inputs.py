@@ -10,7 +10,7 @@ import numpy as np
 
 from bacl_jax.config import DataConfig
 from bacl_jax.config_media import AudioDataConfig
-from bacl_jax.data import transforms
+from bacl_jax.data import audio, transforms
 from bacl_jax.data.source import Clip, Example, Sound
 from bacl_jax.errors import DataError
 from bacl_jax.types import Tokens
@@ -32,8 +32,9 @@ Make = Callable[[tuple[int, ...], Any], Any]  # of a shape and a type an array, 
 
 
 def draws(config: DataConfig) -> int:
-    """Numbers in [0, 1) that `of` needs of a row: one for its sound, and one for each frame; of pictures alone none."""
-    return 0 if config.anchors == ("image",) else 1 + config.video.frames
+    """Numbers in [0, 1) that `of` needs of a row: one for its sound, one for each frame, one for the sound's speed where it changes; of
+    pictures alone none."""
+    return 0 if config.anchors == ("image",) else 1 + config.video.frames + (config.audio.speed > 0)
 
 
 def of(
@@ -41,13 +42,13 @@ def of(
 ) -> dict[str, Input]:
     """The inputs of those of data.anchors that the row has. Raises DataError where one cannot be decoded, or all are lacking.
 
-    where: the crop of its picture, and of all frames alike. drawn: `draws` numbers; 0.5 each takes the middles. only: of this anchor alone,
-    which may be lacking.
+    where: the crop of its picture, and of all frames alike. drawn: `draws` numbers; 0.5 each takes the middles, and sounds as they are.
+    only: of this anchor alone, which may be lacking.
     """
     makers = {
         "image": (example.picture, lambda picture: Input(transforms.crop(picture, config.image_size, where, config.resample))),
-        "audio": (example.sound, lambda sound: heard(sound, config.audio, drawn[0])),
-        "video": (example.clip, lambda clip: seen(clip, config, where, drawn[1:])),
+        "audio": (example.sound, lambda sound: heard(sound, config.audio, drawn[0], drawn[-1])),
+        "video": (example.clip, lambda clip: seen(clip, config, where, drawn[1 : 1 + config.video.frames])),
     }
     found, lacking = {}, None
     for anchor in config.anchors if only is None else (only,):
@@ -65,11 +66,15 @@ def of(
     return found
 
 
-def heard(sound: Sound, config: AudioDataConfig, where: float) -> Input:
-    """int16 [N], zeros after its end, and bool [L]: the frames that begin within it."""
+def heard(sound: Sound, config: AudioDataConfig, where: float, pace: float = 0.5) -> Input:
+    """int16 [N], zeros after its end, and bool [L]: the frames that begin within it.
+
+    where, in [0, 1]: which part of a longer one. pace, in [0, 1]: from slowest to fastest of data.audio.speed; 0.5: as it is.
+    """
     values, mask = silence(config)
     assert mask is not None
-    samples = sound.samples(config.rate, config.seconds, where)[: len(values)]
+    speed = 1 + config.speed * (2 * pace - 1)
+    samples = audio.played(sound.samples(config.rate, speed * config.seconds, where), config.rate, speed)[: len(values)]
     values[: len(samples)] = samples
     mask[: config.frames_of(len(samples))] = True
     return Input(values, mask)
