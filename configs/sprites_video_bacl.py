@@ -18,7 +18,6 @@ def get_config() -> ConfigDict:
     config.model.image.depth = 1  # blocks of the tower of each frame
     config.objective.bank_size = 1024  # slots of the memory bank
     config.objective.bns.enabled = True  # the sampler of hard negatives
-    config.objective.bns.drawn_share = 0.0  # no captions out of the bank beside those of the batch: on validation no gain
     config.objective.cla.enabled = True  # the local attention loss
     config.optim.lr = 2e-3  # peak learning rate of AdamW
     config.train.steps = 900  # updates in all
