@@ -17,6 +17,5 @@ def get_config() -> ConfigDict:
     config.model.image.depth = 1  # blocks
     config.objective.weights = (1.0, 1.0)  # of the terms of pictures and of sound
     config.train.steps = 700  # updates in all
-    config.train.keep_best = "a2t_R@1"  # the checkpoint kept beside the newest
     config.eval.tasks = ("retrieval", "halftrue", "fusion")  # what is evaluated
     return config

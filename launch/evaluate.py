@@ -8,8 +8,9 @@
 --step     the checkpoint; the newest readable one if left out. Several: 400,600 or all. best: that of train.keep_best. Several get a
            table and plots/checkpoints.png; what has results under the same config is kept, and made anew with --again.
 --follow   each checkpoint as it appears, until the run is done or a signal comes; looks every --poll_seconds (10).
---tasks    of retrieval, halftrue, localization, robustness, audit; those of the run's eval.tasks if left out. On data of their own, which
-           eval.<task> names (docs/evaluation.md): classification, probe, sugarcrepe, sugarcrepe_pp, winoground, aro, valse, retrieval.
+--tasks    of retrieval, halftrue, localization, robustness, fusion, audit; those of the run's eval.tasks if left out. On data of their
+           own, which eval.<task> names (docs/evaluation.md): classification, probe, sugarcrepe, sugarcrepe_pp, winoground, aro, valse,
+           retrieval.
 --config.<field>=<value> changes a field that may differ from the training's: data.path, eval.*, mesh.*. The split is
 eval.split if it is given here, else eval.report, by default test. audit ranks pairs by how likely they are wrong (docs/data.md).
 

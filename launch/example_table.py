@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bacl_jax.config import Config
+from bacl_jax.config import Config, ConfigError, changed_fields
 from bacl_jax.data import DataSet
 from bacl_jax.train.hooks import Preemption
-from bacl_jax.train.workdir import lock_workdir
+from bacl_jax.train.workdir import lock_workdir, read_config
 from launch import session
 
 Metrics = Mapping[str, float]
@@ -29,8 +29,14 @@ def methods(config: Config) -> dict[str, Config]:
 
 
 def finished(config: Config, workdir: Path, dataset: DataSet) -> dict[str, float]:
-    """`read` of a run, which is trained first unless it is done. SystemExit where a signal stops it."""
-    if not (workdir / "done").exists():
+    """`read` of a run, which is trained first unless it is done. ConfigError where it was done with another config; SystemExit where a
+    signal stops it."""
+    if (workdir / "done").exists():
+        changed = changed_fields(read_config(workdir), config)
+        if changed:
+            listed = "; ".join(f"config.{name} was {before!r}, is now {after!r}" for name, (before, after) in changed.items())
+            raise ConfigError(f"{workdir} was done with another config: {listed}. Take another --workdir, or delete this folder")
+    else:
         print(f"{workdir.name}:")
         with lock_workdir(str(workdir)), Preemption() as preemption:
             if not session.train(config, str(workdir), preemption, dataset=dataset):

@@ -1,6 +1,7 @@
 """Sound files: formats, rates and channels become mono samples at one rate; what cannot be is an error with a kind."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import av
 import numpy as np
@@ -144,6 +145,15 @@ def test_speed_changes_length_and_pitch_while_training_alone():
     assert inputs.draws(config) == inputs.draws(dataclasses.replace(config, audio=dataclasses.replace(config.audio, speed=0.0))) + 1
     still = inputs.of(Example(None, "a", "a", sound=played), config, transforms.square, [0.5] * inputs.draws(config))["audio"]
     np.testing.assert_array_equal(still.values[:300], played.values)
+
+
+@pytest.mark.parametrize("length", [1, 10, 500, 8000])
+def test_a_sound_played_faster_is_the_same_each_time_and_silence_stays_silent(length):
+    values = np.random.default_rng(0).integers(-9000, 9000, length).astype(np.int16)
+    with ThreadPoolExecutor(2) as threads:  # dithered, most of short ones would differ
+        found = list(threads.map(lambda _: audio.played(values, 8000, 1.1), range(300)))
+    assert all(np.array_equal(one, found[0]) for one in found)
+    assert not audio.played(np.zeros(length, np.int16), 8000, 1.1).any()
 
 
 def test_of_a_long_sound_as_much_is_heard_at_any_speed():

@@ -201,6 +201,13 @@ def test_a_convolution_over_a_small_grid_is_one_matrix_product(side, kernel, str
     assert ("stablehlo.convolution" in text) == (found.shape[1] * found.shape[2] > 4)
 
 
+def test_a_convolution_by_a_kernel_larger_than_the_picture_is_empty():
+    assert (
+        vision.convolve(jnp.ones((3, 2, 2, 5)), jnp.ones((3, 3, 5, 7)), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")).size
+        == 0
+    )
+
+
 def test_at_patch_8_only_the_stem_and_the_fine_blocks_are_convolutions():
     config = tiny.config()
     image = dataclasses.replace(config.model.image, kind="conv", patch=8, depth=2)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int16
+from jaxtyping import Float32, Int16
 
 from bacl_jax.config_media import RATES
 from bacl_jax.data import ffmpeg
@@ -80,12 +80,21 @@ def decode(source: bytes | Path, rate: int, *, seconds: float, where: float = 0.
     values = soxr.resample(values, own, rate) if own != rate and len(values) else values
     if not len(values):
         raise DataError("no sample in it", kind="empty")
-    return np.clip(np.round(values[: round(seconds * rate)] * 32768), -32768, 32767).astype(np.int16)
+    return _as_int16(values[: round(seconds * rate)])
 
 
 def played(values: Int16[np.ndarray, " n"], rate: int, speed: float) -> Int16[np.ndarray, " m"]:
-    """The sound `speed` times as fast, pitch included (speed perturbation, Ko et al., Interspeech 2015); m is about n / speed."""
-    return values if speed == 1 else library("soxr", "sound").resample(values, rate * speed, rate)
+    """The sound `speed` times as fast, pitch included (speed perturbation, Ko et al., Interspeech 2015); m is about n / speed.
+
+    In float32: of int16, soxr dithers what it returns, not the same each time.
+    """
+    if speed == 1:
+        return values
+    return _as_int16(library("soxr", "sound").resample(values.astype(np.float32) / 32768, rate * speed, rate))
+
+
+def _as_int16(values: Float32[np.ndarray, " n"]) -> Int16[np.ndarray, " n"]:
+    return np.clip(np.round(values * 32768), -32768, 32767).astype(np.int16)
 
 
 def _too_long(found: float, most: float) -> DataError:

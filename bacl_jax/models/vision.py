@@ -20,7 +20,7 @@ def convolve(x: Float[Array, "B H W C"], kernel: Float[Array, "h w C D"], stride
     h, w, _, d = kernel.shape
     pads = lax.padtype_to_pads(x.shape[1:3], (h, w), strides, padding)
     grid = [(side + sum(pad) - k) // stride + 1 for side, pad, k, stride in zip(x.shape[1:3], pads, (h, w), strides, strict=True)]
-    if grid[0] * grid[1] > SMALL_GRID:
+    if grid[0] * grid[1] > SMALL_GRID or min(grid) < 1:
         return lax.conv_general_dilated(x, kernel, strides, padding, **others)
     x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
     shifted = [x[:, i :: strides[0], j :: strides[1]][:, : grid[0], : grid[1]] for i in range(h) for j in range(w)]
