@@ -204,7 +204,7 @@ class Run:
         print(f"step {step}, {split} split of {self.dataset.description}")
         report.print_tables(results)
         pictures = report.write_plots(workdir, embeddings, plots) if main and plots and self.config.eval.plots else []
-        if pictures and plots == "plots" and self.config.data.anchors == ("image",):
+        if pictures and plots == "plots":
             pictures.append(page.write(workdir, gather(embeddings, step)))
         print("\n".join(map(str, [*paths, *pictures])))
 

@@ -171,3 +171,17 @@ def test_half_true_captions_have_a_table_for_each_anchor():
     several = {f"{anchor}/{name}": value for anchor in ("image", "audio", "fused") for name, value in metrics.items()}
     assert [table.title.split(", ")[1] for table in report.tables({"halftrue": several})] == ["3 images", "3 sounds", "3 rows"]
     assert several["audio/halftrue_pairwise"] == 60
+
+
+def test_each_anchor_has_its_panels():
+    one = [{"step": 1, "loss_contrast": 1.0, "validation/retrieval/v2t_R@1": 2.0, "validation/halftrue/halftrue_pairwise": 3.0}]
+    assert list(report.step_panels(one, report.STEP_PANELS)) == list(report.STEP_PANELS)
+    assert ("validation/retrieval/t2v_R@1", "text to clip R@1") in report.eval_panels(one, "validation")["validation"]
+    assert ("validation/halftrue/halftrue_pairwise", "half-true, pairwise") in report.eval_panels(one, "validation")["validation"]
+    several = [{"audio/loss": 1.0} | {f"test/retrieval/{way}_R@1": 2.0 for way in ("i2t", "a2t", "f2t")}, {"image/loss": 1.0}]
+    panels = report.step_panels(several, {"loss": (("loss", "total"),)})
+    assert panels == {"loss": (("loss", "total"),), "loss, image": (("image/loss", "total"),), "loss, audio": (("audio/loss", "total"),)}
+    panels = report.eval_panels(several, "test")
+    assert list(panels) == ["test, image", "test, audio", "test, fused"]
+    assert ("test/halftrue/audio/halftrue_beat_all", "half-true, beats all") in panels["test, audio"]
+    assert report.eval_panels([{"loss": 1.0}], "test")["test"][0] == ("test/retrieval/i2t_R@1", "image to text R@1")

@@ -96,8 +96,11 @@ class Examples:
     grid: tuple[int, int]
 
 
-def gather(embeddings: Embeddings, step: int) -> Examples:
-    """All examples of one split. Cost beside the embeddings: the split's rows scored with all captions, a hundred pictures decoded."""
+def gather(embeddings: Embeddings, step: int) -> Examples | None:
+    """All examples of one split, of pictures; None with other anchors. Cost beside the embeddings: the split's rows scored with all
+    captions, a hundred pictures decoded."""
+    if embeddings.config.data.anchors != ("image",):
+        return None
     attends = embeddings.config.objective.cla.enabled
     pairs = scored_pairs(embeddings)
     return Examples(

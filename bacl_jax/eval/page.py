@@ -7,7 +7,7 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
@@ -31,7 +31,7 @@ from bacl_jax.eval.page_record import (
     task_table,
     time_table,
 )
-from bacl_jax.eval.report import EVAL_PANEL
+from bacl_jax.eval.report import ASKED, QUERIES, Lines, eval_lines, eval_panels, step_panels
 from bacl_jax.train import goodput
 
 # title, what it shows, (metric, label); beside the losses and evaluations
@@ -143,23 +143,26 @@ def headline(run: Record) -> dict[str, str]:
     if run.starts:
         lines["Goodput"] = f"{100 * goodput.shares(goodput.totals(run.starts))['steps']:.1f} %"
     for results in grouped(run.results).values():
-        for name, text in (("i2t_R@1", "Image to text R@1"), ("halftrue_beat_all", "Half-true, beats all")):
+        asked = [(f"{way}_R@1", f"{QUERIES[way].capitalize()} to text R@1") for way, _ in ASKED.values()]
+        for name, text in (*asked, ("halftrue_beat_all", "Half-true, beats all")):
             if not results[-1].subfolder and results[-1].metrics.get(name) is not None:
                 lines[text] = f"{results[-1].metrics[name]:.1f} %"
     return lines
 
 
-def _charts(run: Record, prefix: str, panels: Iterable[tuple[str, str, Sequence[tuple[str, str]]]]) -> list[Chart]:
+def _charts(run: Record, prefix: str, panels: Sequence[tuple[str, str, Lines]]) -> list[Chart]:
+    described = {title: description for title, description, _ in panels}
+    several = step_panels(run.records, {title: lines for title, _, lines in panels})
     found = (
         page_charts.chart(
             f"{prefix}-{number}",
             title,
-            description,
+            described.get(title) or described.get(title.rpartition(", ")[0], ""),
             [page_charts.line(run.records, *each) for each in lines],
-            band=lines[0][0] == "bs_drawn_p10",
-            log_y=title == "gradient norm",
+            band=lines[0][0].endswith("bs_drawn_p10"),
+            log_y=title.startswith("gradient norm"),
         )
-        for number, (title, description, lines) in enumerate(panels)
+        for number, (title, lines) in enumerate(several.items())
     )
     return [chart for chart in found if chart is not None]
 
@@ -167,7 +170,7 @@ def _charts(run: Record, prefix: str, panels: Iterable[tuple[str, str, Sequence[
 def training(run: Record) -> list[Chart]:
     """Losses, evaluations while training, results of checkpoints where several were evaluated, and what else was logged."""
     split = split_of(run)
-    evaluations = [(f"evaluation on {split}", "In percent.", [(f"{split}/{name}", text) for name, text in EVAL_PANEL])]
+    evaluations = [(f"evaluation on {title}", "In percent.", lines) for title, lines in eval_panels(run.records, split).items()]
     charts = _charts(
         run, "training", [("loss", "The terms of the objective, before their weights, and their sum.", LOSSES), *evaluations, *TRAINING]
     )
@@ -212,7 +215,7 @@ def compared(runs: Mapping[str, Record]) -> list[Chart]:
     panels = [(name, title, "", [(run, name) for run in runs.values()]) for name, title in COMPARED]
     panels += [
         (name, label(name.partition("/")[2]), "In percent, while training.", [(run, f"{split_of(run)}/{name}") for run in runs.values()])
-        for name, _ in EVAL_PANEL
+        for name in dict.fromkeys(name for alone in (True, False) for anchor in ASKED for name, _ in eval_lines(anchor, alone=alone))
     ]
     charts = []
     for key, title, description, columns in panels:

@@ -21,7 +21,18 @@ COUNTS = {
     "n_captions_all": "captions in all",
     "n_images_all": "images in all",
 }
-PREFIXES = {"i2t_": "image to text, ", "t2i_": "text to image, ", "halftrue_": "half-true, ", "ael": "AEL"}
+PREFIXES = {
+    "i2t_": "image to text, ",
+    "t2i_": "text to image, ",
+    "a2t_": "sound to text, ",
+    "t2a_": "text to sound, ",
+    "v2t_": "clip to text, ",
+    "t2v_": "text to clip, ",
+    "f2t_": "all together to text, ",
+    "t2f_": "text to all together, ",
+    "halftrue_": "half-true, ",
+    "ael": "AEL",
+}
 FIRST = {"retrieval": 0, "halftrue": 1, "localization": 2}  # the order of tasks; the others follow by name
 SHOWN_STARTS = 6
 BESIDE = {"blind": "_blind", "baseline head": "_baseline", "untrained": "_untrained", "chance": "_chance"}  # column -> suffix

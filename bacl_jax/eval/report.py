@@ -37,13 +37,43 @@ GALLERIES = {"t2i": "image", "t2a": "sound", "t2v": "clip", "t2f": "all together
 QUERIES = {"i2t": "image", "t2i": "text", "a2t": "sound", "t2a": "text", "v2t": "clip", "t2v": "text", "f2t": "all together", "t2f": "text"}
 ASKED = {"image": ("i2t", "images"), "audio": ("a2t", "sounds"), "video": ("v2t", "clips"), "fused": ("f2t", "rows")}  # anchor -> way, name
 REFERENCES = {"log B": "--", "floor of the contrastive term": ":"}  # lines to compare with, and how they are drawn
-EVAL_PANEL = (
-    ("retrieval/i2t_R@1", "image to text R@1"),
-    ("retrieval/i2t_R@1_all", "... among all captions"),
-    ("retrieval/t2i_R@1", "text to image R@1"),
-    ("halftrue/halftrue_pairwise", "half-true, pairwise"),
-    ("halftrue/halftrue_beat_all", "half-true, beats all"),
-)
+Lines = tuple[tuple[str, str], ...]  # (name of a metric, what it is called) of a panel
+
+
+def step_panels(records: Sequence[Mapping[str, Any]], panels: Mapping[str, Lines]) -> dict[str, Lines]:
+    """The panels and, of several anchors, whose names stand before their metrics, the same of each."""
+    names = {name for record in records for name in record}
+    found = [anchor for anchor in ASKED if any(name.startswith(f"{anchor}/") for name in names)]
+    of_anchors = {
+        f"{title}, {anchor}": tuple((f"{anchor}/{name}", label) for name, label in lines)
+        for anchor in found
+        for title, lines in panels.items()
+    }
+    return {**panels} | of_anchors
+
+
+def eval_panels(records: Sequence[Mapping[str, Any]], split: str) -> dict[str, Lines]:
+    """What was evaluated on a split while training: a panel for each anchor."""
+    names = {name for record in records for name in record}
+    found = [anchor for anchor, (way, _) in ASKED.items() if f"{split}/retrieval/{way}_R@1" in names] or ["image"]
+    panels = {anchor: eval_lines(anchor, alone=len(found) == 1) for anchor in found}
+    return {
+        split if len(found) == 1 else f"{split}, {anchor}": tuple((f"{split}/{name}", label) for name, label in lines)
+        for anchor, lines in panels.items()
+    }
+
+
+def eval_lines(anchor: str, *, alone: bool) -> Lines:
+    """What is shown of the evaluation of an anchor, the only one (`alone`) or one of several."""
+    way = ASKED[anchor][0]
+    back, halftrue = f"t2{way[0]}", "halftrue" if alone else f"halftrue/{anchor}"
+    return (
+        (f"retrieval/{way}_R@1", f"{QUERIES[way]} to text R@1"),
+        (f"retrieval/{way}_R@1_all", "... among all captions"),
+        (f"retrieval/{back}_R@1", f"text to {GALLERIES[back]} R@1"),
+        (f"{halftrue}/halftrue_pairwise", "half-true, pairwise"),
+        (f"{halftrue}/halftrue_beat_all", "half-true, beats all"),
+    )
 
 
 def tables(results: Mapping[str, Mapping[str, float]]) -> list[Table]:
@@ -183,8 +213,8 @@ def training_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLik
     split = next((name.split("/")[0] for record in records for name in record if name.count("/") == 2), None)
     panels = dict(list(STEP_PANELS.items())[:1])
     if split:
-        panels[f"{split} (percent)"] = tuple((f"{split}/{name}", label) for name, label in EVAL_PANEL)
-    panels |= dict(list(STEP_PANELS.items())[1:])
+        panels |= {f"{title} (percent)": lines for title, lines in eval_panels(records, split).items()}
+    panels |= step_panels(records, STEP_PANELS)
     panels = {title: [(label, *series(name)) for name, label in lines] for title, lines in panels.items()}
     panels = {title: [line for line in lines if line[1]] for title, lines in panels.items()}
     panels = {title: lines for title, lines in panels.items() if lines}
@@ -201,7 +231,7 @@ def training_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLik
         ax.set_xlabel("step")
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
-        if title == "gradient norm":
+        if title.startswith("gradient norm"):
             ax.set_yscale("log")
         ax.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     for ax in axes[len(panels) :]:
