@@ -279,6 +279,11 @@ def changed_fields(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     return {name: (before.get(name), after.get(name)) for name in {**before, **after} if before.get(name) != after.get(name)}
 
 
+def listed(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    """The fields of `changed_fields` in words."""
+    return "; ".join(f"config.{name} was {before!r}, is now {after!r}" for name, (before, after) in changes.items())
+
+
 def is_changeable(name: str) -> bool:
     """Whether a workdir may be resumed with another value of this field."""
     cls, leaf = group_of(Config, name)
@@ -287,8 +292,7 @@ def is_changeable(name: str) -> bool:
 
 def check_resumable(old: Config, new: Config) -> None:
     """ConfigError that names field, old and new value unless every field that differs is changeable."""
-    refused = [(name, pair) for name, pair in changed_fields(old, new).items() if not is_changeable(name)]
+    refused = {name: pair for name, pair in changed_fields(old, new).items() if not is_changeable(name)}
     if refused:
-        listed = "; ".join(f"config.{name} was {before!r}, is now {after!r}" for name, (before, after) in refused)
-        back = " ".join(f"{'' if '[' in name else '--'}config.{name}={shlex.quote(str(before))}" for name, (before, _) in refused)
-        raise ConfigError(f"the workdir belongs to another config: {listed}. Take another --workdir, or set back: {back}")
+        back = " ".join(f"{'' if '[' in name else '--'}config.{name}={shlex.quote(str(before))}" for name, (before, _) in refused.items())
+        raise ConfigError(f"the workdir belongs to another config: {listed(refused)}. Take another --workdir, or set back: {back}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bacl_jax.config import Config, ConfigError, changed_fields
+from bacl_jax.config import Config, ConfigError, changed_fields, listed
 from bacl_jax.data import DataSet
 from bacl_jax.train.hooks import Preemption
 from bacl_jax.train.workdir import lock_workdir, read_config
@@ -32,10 +32,8 @@ def finished(config: Config, workdir: Path, dataset: DataSet) -> dict[str, float
     """`read` of a run, which is trained first unless it is done. ConfigError where it was done with another config; SystemExit where a
     signal stops it."""
     if (workdir / "done").exists():
-        changed = changed_fields(read_config(workdir), config)
-        if changed:
-            listed = "; ".join(f"config.{name} was {before!r}, is now {after!r}" for name, (before, after) in changed.items())
-            raise ConfigError(f"{workdir} was done with another config: {listed}. Take another --workdir, or delete this folder")
+        if changed := changed_fields(read_config(workdir), config):
+            raise ConfigError(f"{workdir} was done with another config: {listed(changed)}. Take another --workdir, or delete this folder")
     else:
         print(f"{workdir.name}:")
         with lock_workdir(str(workdir)), Preemption() as preemption:
