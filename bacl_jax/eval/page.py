@@ -31,7 +31,7 @@ from bacl_jax.eval.page_record import (
     task_table,
     time_table,
 )
-from bacl_jax.eval.report import ASKED, QUERIES, Lines, eval_lines, eval_panels, step_panels
+from bacl_jax.eval.report import ASKED, QUERIES, Lines, anchors_of, eval_lines, eval_panels, prefixed
 from bacl_jax.train import goodput
 
 # title, what it shows, (metric, label); beside the losses and evaluations
@@ -151,18 +151,21 @@ def headline(run: Record) -> dict[str, str]:
 
 
 def _charts(run: Record, prefix: str, panels: Sequence[tuple[str, str, Lines]]) -> list[Chart]:
-    described = {title: description for title, description, _ in panels}
-    several = step_panels(run.records, {title: lines for title, _, lines in panels})
+    of_anchors = [
+        (f"{title}, {anchor}", description, prefixed(lines, anchor))
+        for anchor in anchors_of(run.records)
+        for title, description, lines in panels
+    ]
     found = (
         page_charts.chart(
             f"{prefix}-{number}",
             title,
-            described.get(title) or described.get(title.rpartition(", ")[0], ""),
+            description,
             [page_charts.line(run.records, *each) for each in lines],
             band=lines[0][0].endswith("bs_drawn_p10"),
             log_y=title.startswith("gradient norm"),
         )
-        for number, (title, lines) in enumerate(several.items())
+        for number, (title, description, lines) in enumerate([*panels, *of_anchors])
     )
     return [chart for chart in found if chart is not None]
 

@@ -42,25 +42,26 @@ Lines = tuple[tuple[str, str], ...]  # (name of a metric, what it is called) of 
 
 def step_panels(records: Sequence[Mapping[str, Any]], panels: Mapping[str, Lines]) -> dict[str, Lines]:
     """The panels and, of several anchors, whose names stand before their metrics, the same of each."""
+    return {**panels} | {f"{title}, {anchor}": prefixed(lines, anchor) for anchor in anchors_of(records) for title, lines in panels.items()}
+
+
+def anchors_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The anchors whose names stand before metrics: several, or none."""
     names = {name for record in records for name in record}
-    found = [anchor for anchor in ASKED if any(name.startswith(f"{anchor}/") for name in names)]
-    of_anchors = {
-        f"{title}, {anchor}": tuple((f"{anchor}/{name}", label) for name, label in lines)
-        for anchor in found
-        for title, lines in panels.items()
-    }
-    return {**panels} | of_anchors
+    return [anchor for anchor in ASKED if any(name.startswith(f"{anchor}/") for name in names)]
+
+
+def prefixed(lines: Lines, prefix: str) -> Lines:
+    """The lines of the metrics with this before their names."""
+    return tuple((f"{prefix}/{name}", label) for name, label in lines)
 
 
 def eval_panels(records: Sequence[Mapping[str, Any]], split: str) -> dict[str, Lines]:
     """What was evaluated on a split while training: a panel for each anchor."""
     names = {name for record in records for name in record}
     found = [anchor for anchor, (way, _) in ASKED.items() if f"{split}/retrieval/{way}_R@1" in names] or ["image"]
-    panels = {anchor: eval_lines(anchor, alone=len(found) == 1) for anchor in found}
-    return {
-        split if len(found) == 1 else f"{split}, {anchor}": tuple((f"{split}/{name}", label) for name, label in lines)
-        for anchor, lines in panels.items()
-    }
+    alone = len(found) == 1
+    return {split if alone else f"{split}, {anchor}": prefixed(eval_lines(anchor, alone=alone), split) for anchor in found}
 
 
 def eval_lines(anchor: str, *, alone: bool) -> Lines:
